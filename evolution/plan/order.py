@@ -1,0 +1,59 @@
+"""An order: what a worker is told to do. One Job, or one message to a resident worker, carries one order."""
+
+from typing import Literal, Self
+
+from pydantic import JsonValue, model_validator
+
+from evolution.plan.graph import Stage
+from evolution.plan.manifest import Record
+from evolution.plan.stage import Kind
+
+
+class OrderInput(Record):
+    """A digest, or the output of an earlier stage of the same order."""
+
+    digest: str | None = None
+    stage: str | None = None
+    output: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.digest is None) == (self.stage is None or self.output is None):
+            raise ValueError("give either a digest, or a stage with one of its outputs")
+        return self
+
+
+class OrderStage(Record):
+    id: str
+    kind: Kind
+    round: int
+    parameters: dict[str, JsonValue]
+    inputs: dict[str, OrderInput]
+    attempt: int = 1
+
+
+class Order(Record):
+    api_version: Literal["selfevolution.io/v1alpha1"] = "selfevolution.io/v1alpha1"
+    kind: Literal["Order"] = "Order"
+    run: str
+    """`<name>-<uid8>`: where progress and checkpoints of the run lie in the store."""
+    store: str
+    """Location of the namespace's prefix: file:///folder or s3://bucket/prefix/namespace; credentials come from the environment."""
+    model: str
+    """Location of the base model; what it must contain is the `model` input of each stage."""
+    stages: tuple[OrderStage, ...]
+
+
+def order_stage(stage: Stage, earlier: frozenset[str] = frozenset(), attempt: int = 1) -> OrderStage:
+    """`stage` as a worker is told; inputs not known yet must come from stages of the same order (`earlier`)."""
+    inputs = {}
+    for name, source in stage.inputs.items():
+        if source.digest is not None:
+            inputs[name] = OrderInput(digest=source.digest)
+        elif source.stage in earlier:
+            inputs[name] = OrderInput(stage=source.stage, output=source.output)
+        else:
+            raise ValueError(f"{stage.id} needs {source.output} of {source.stage}, which is neither done nor in the order")
+    return OrderStage(
+        id=stage.id, kind=stage.kind, round=stage.round, parameters=dict(stage.parameters), inputs=inputs, attempt=attempt
+    )

@@ -1,0 +1,1 @@
+"""Where artifacts live: one protocol, a local folder and any S3-compatible store behind it."""
