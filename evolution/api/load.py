@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from evolution.api.errors import FieldError, InvalidRun
 from evolution.api.presets import PRESETS, under
-from evolution.api.run import EvolutionRun
+from evolution.api.run import EvolutionRun, Preset
 
 Location = tuple[str | int, ...]
 
@@ -48,12 +48,14 @@ def parse_run(text: str, *, source: str = "run", folder: Path | None = None) -> 
     """The run in `text`; see `load_run`. Without `folder`, locations are left as they are."""
     document, lines = _read_yaml(text, source)
     if not isinstance(document, dict):
-        raise InvalidRun(source, [FieldError("", "is not an EvolutionRun: expected apiVersion, kind, metadata and spec", 1)])
+        raise InvalidRun(
+            source, [FieldError("", "is not an EvolutionRun: expected apiVersion, kind, metadata and spec", 1)]
+        )
     completed = _with_preset(document)
     try:
         run = EvolutionRun.model_validate(completed)
     except ValidationError as error:
-        found = [_field_error(details, document, lines) for details in error.errors()]
+        found = [_field_error(details, lines) for details in error.errors()]
         raise InvalidRun(source, sorted(found, key=lambda e: (e.line or 10**9, e.path))) from error
     return with_absolute_locations(run, folder) if folder else run
 
@@ -66,7 +68,9 @@ def with_absolute_locations(run: EvolutionRun, folder: Path) -> EvolutionRun:
         return uri if not uri or "://" in uri else (folder / uri).resolve().as_uri()
 
     changed: dict[str, BaseModel] = {
-        "model": spec.model.model_copy(update={"uri": absolute(spec.model.uri), "adapter_uri": absolute(spec.model.adapter_uri)}),
+        "model": spec.model.model_copy(
+            update={"uri": absolute(spec.model.uri), "adapter_uri": absolute(spec.model.adapter_uri)}
+        ),
         "documents": spec.documents.model_copy(update={"uri": absolute(spec.documents.uri)}),
         "evaluation": spec.evaluation.model_copy(update={"uri": absolute(spec.evaluation.uri)}),
     }
@@ -79,9 +83,8 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
     spec = document.get("spec")
     if not isinstance(spec, dict):
         return document
-    preset = spec.get("preset", "Default")
-    values = PRESETS.get(preset) if isinstance(preset, str) else None
-    return document | {"spec": under(values if values is not None else PRESETS["Default"], spec)}
+    preset: Preset = "Reference" if spec.get("preset") == "Reference" else "Default"
+    return document | {"spec": under(PRESETS[preset], spec)}
 
 
 def _read_yaml(text: str, source: str) -> tuple[Any, dict[Location, int]]:
@@ -99,7 +102,9 @@ def _read_yaml(text: str, source: str) -> tuple[Any, dict[Location, int]]:
         return loader.construct_document(node), lines
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise InvalidRun(source, [FieldError("", f"is not valid YAML: {error.problem or error.context}", line)]) from error
+        raise InvalidRun(
+            source, [FieldError("", f"is not valid YAML: {error.problem or error.context}", line)]
+        ) from error
     except yaml.YAMLError as error:
         raise InvalidRun(source, [FieldError("", f"is not valid YAML: {error}")]) from error
     finally:
@@ -111,7 +116,9 @@ def _note_lines(node: yaml.Node, at: Location, lines: dict[Location, int], dupli
         for key, value in node.value:
             here = (*at, str(key.value))
             if here in lines:
-                duplicates.append(FieldError(_path(here), f"is given twice (first in line {lines[here]})", key.start_mark.line + 1))
+                duplicates.append(
+                    FieldError(_path(here), f"is given twice (first in line {lines[here]})", key.start_mark.line + 1)
+                )
             lines[here] = key.start_mark.line + 1
             _note_lines(value, here, lines, duplicates)
     elif isinstance(node, yaml.SequenceNode):
@@ -127,7 +134,7 @@ def _path(location: Sequence[str | int]) -> str:
     return text
 
 
-def _field_error(details: ErrorDetails, document: Mapping[str, Any], lines: Mapping[Location, int]) -> FieldError:
+def _field_error(details: ErrorDetails, lines: Mapping[Location, int]) -> FieldError:
     location = tuple(part for part in details["loc"] if isinstance(part, str | int))
     message = _explain(details, location)
     if details["type"] == "value_error":  # our own validators name the field below `location` themselves
@@ -146,7 +153,7 @@ def _explain(details: ErrorDetails, location: Location) -> str:
         known = sorted(_known_fields(location[:-1]))
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}")
-    expectation = {
+    expectations: dict[str, Callable[[], str]] = {
         "greater_than_equal": lambda: f"give {context['ge']} or more",
         "greater_than": lambda: f"give more than {context['gt']}",
         "less_than_equal": lambda: f"give {context['le']} or less",
@@ -161,9 +168,12 @@ def _explain(details: ErrorDetails, location: Location) -> str:
         "tuple_type": lambda: "give a list",
         "string_too_short": lambda: "it must not be empty",
         "too_short": lambda: "give at least one entry",
-        "string_pattern_mismatch": lambda: "use lower-case letters, digits and '-', starting and ending with a letter or digit"
-        + (", at most 40 characters" if location[-1:] == ("name",) else ""),
-    }.get(kind)
+        "string_pattern_mismatch": lambda: (
+            "use lower-case letters, digits and '-', starting and ending with a letter or digit"
+            + (", at most 40 characters" if location[-1:] == ("name",) else "")
+        ),
+    }
+    expectation = expectations.get(kind)
     shown = "null" if value is None else repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "…"
     return f"is {shown}; {expectation()}" if expectation else f"is {shown}; {details['msg']}"
 

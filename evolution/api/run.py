@@ -23,7 +23,12 @@ class Resource(BaseModel):
     """Base of every API type: camelCase on the wire, immutable, unknown fields refused, no silent conversions."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -76,7 +81,7 @@ class EvaluationSource(Resource):
 
 class Prompts(Resource):
     question: str = ""
-    """Template with {document} that asks for one question; empty uses the built-in prompt in the document's language."""
+    """Template with {document} that asks for one question; empty uses a built-in one in the document's language."""
     answer: str = ""
     """Template with {document} and {question} that asks for the answer; empty uses the built-in prompt."""
 
@@ -207,8 +212,10 @@ class EvolutionRunSpec(Resource):
         wanted = {"evaluation.primary": self.evaluation.primary, "gate.metric": self.gate.metric}
         for path, metric in wanted.items():
             if metric is not None and metric not in self.evaluation.metrics:
-                computed = ", ".join(self.evaluation.metrics)
-                raise ValueError(f"{path}: {metric} is not among evaluation.metrics ({computed}); add it there or choose one of those")
+                known = ", ".join(self.evaluation.metrics)
+                raise ValueError(
+                    f"{path}: {metric} is not among evaluation.metrics ({known}); add it there or choose one of those"
+                )
         return self
 
 

@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 State = Literal["Pending", "Queued", "Running", "Suspended", "Complete", "Failed"]
-ConditionType = Literal["Accepted", "Progressing", "Ready", "Stalled", "Suspended", "BudgetExceeded", "Complete", "Failed"]
+ConditionType = Literal[
+    "Accepted", "Progressing", "Ready", "Stalled", "Suspended", "BudgetExceeded", "Complete", "Failed"
+]
 
 
 class StatusPart(BaseModel):

@@ -91,8 +91,12 @@ class _Unfolding:
     stages: dict[str, Stage] = field(default_factory=dict)
     tentative: bool = False
 
-    def add(self, id_: str, kind: Kind, round_: int, parameters: Parameters, inputs: Mapping[str, tuple[Stage, str]]) -> Stage:
-        resolved = {name: Input(source.id, output, _digest(source, output)) for name, (source, output) in inputs.items()}
+    def add(
+        self, id_: str, kind: Kind, round_: int, parameters: Parameters, inputs: Mapping[str, tuple[Stage, str]]
+    ) -> Stage:
+        resolved = {
+            name: Input(source.id, output, _digest(source, output)) for name, (source, output) in inputs.items()
+        }
         digests = {name: i.digest for name, i in resolved.items() if i.digest is not None}
         name = fingerprint(kind, parameters, digests) if len(digests) == len(resolved) else None
         stage = Stage(
@@ -196,7 +200,11 @@ def _without_unused_scores(stages: dict[str, Stage]) -> dict[str, Stage]:
 
 def _prepare(graph: _Unfolding, spec: EvolutionRunSpec) -> tuple[Stage, Stage | None, Stage, Stage]:
     model = graph.add(
-        "prepare-model", Kind.PREPARE, 0, {"source": "Model", "uri": spec.model.uri, "revision": spec.model.revision}, {}
+        "prepare-model",
+        Kind.PREPARE,
+        0,
+        {"source": "Model", "uri": spec.model.uri, "revision": spec.model.revision},
+        {},
     )
     adapter = None
     if spec.model.adapter_uri:
@@ -236,9 +244,11 @@ def _evaluate(
     pairs: Stage | None,
 ) -> Stage:
     """Pairs are an input so that questions leaked into training are counted; the adapter depends on them anyway."""
-    parameters: Parameters = {"metrics": sorted(spec.evaluation.metrics), "maxTokens": spec.evaluation.max_tokens}
+    parameters: Parameters = {"metrics": [*sorted(spec.evaluation.metrics)], "maxTokens": spec.evaluation.max_tokens}
     leaked: Mapping[str, tuple[Stage, str]] = {"pairs": (pairs, "pairs")} if pairs else {}
-    return graph.add(f"r{round_}-evaluate", Kind.EVALUATE, round_, parameters, {**inputs, "items": (items, "items"), **leaked})
+    return graph.add(
+        f"r{round_}-evaluate", Kind.EVALUATE, round_, parameters, {**inputs, "items": (items, "items"), **leaked}
+    )
 
 
 def _adapter_input(stage: Stage | None) -> dict[str, tuple[Stage, str]]:
@@ -281,8 +291,8 @@ def _train_parameters(spec: EvolutionRunSpec, round_: int, *, has_history: bool)
         "rank": training.rank,
         "alpha": training.alpha,
         "dropout": training.dropout,
-        "targetModules": sorted(training.target_modules),
-        "layers": sorted(training.layers),
+        "targetModules": [*sorted(training.target_modules)],
+        "layers": [*sorted(training.layers)],
         "learningRate": training.learning_rate,
         "warmupRatio": training.warmup_ratio,
         "batchSize": training.batch_size,
@@ -290,7 +300,6 @@ def _train_parameters(spec: EvolutionRunSpec, round_: int, *, has_history: bool)
         "length": {"steps": training.max_steps} if training.max_steps else {"epochs": training.epochs},
     }
     if has_history:
-        parameters["selection"] = {"strategy": selection.strategy, "size": selection.size}
-        if selection.strategy in STRATEGIES_BY_SCORE:
-            parameters["selection"] |= {"maxIFD": selection.max_ifd}
+        by_score: Parameters = {"maxIFD": selection.max_ifd} if selection.strategy in STRATEGIES_BY_SCORE else {}
+        parameters["selection"] = {"strategy": selection.strategy, "size": selection.size, **by_score}
     return parameters

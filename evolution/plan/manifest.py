@@ -9,7 +9,7 @@ from evolution.plan.stage import Kind
 
 
 class Record(BaseModel):
-    """Base of the JSON documents in the store and on the worker's pipe. Unknown fields of newer versions are kept out."""
+    """Base of the JSON documents in the store and on the worker's pipe. Unknown fields are ignored."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 

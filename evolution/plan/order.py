@@ -38,7 +38,10 @@ class Order(Record):
     run: str
     """`<name>-<uid8>`: where progress and checkpoints of the run lie in the store."""
     store: str
-    """Location of the namespace's prefix: file:///folder or s3://bucket/prefix/namespace; credentials come from the environment."""
+    """Location of the namespace's prefix: file:///folder or s3://bucket/prefix/namespace.
+
+    Credentials come from the environment.
+    """
     model: str
     """Location of the base model; what it must contain is the `model` input of each stage."""
     stages: tuple[OrderStage, ...]
@@ -53,7 +56,14 @@ def order_stage(stage: Stage, earlier: frozenset[str] = frozenset(), attempt: in
         elif source.stage in earlier:
             inputs[name] = OrderInput(stage=source.stage, output=source.output)
         else:
-            raise ValueError(f"{stage.id} needs {source.output} of {source.stage}, which is neither done nor in the order")
+            raise ValueError(
+                f"{stage.id} needs {source.output} of {source.stage}, which is neither done nor in the order"
+            )
     return OrderStage(
-        id=stage.id, kind=stage.kind, round=stage.round, parameters=dict(stage.parameters), inputs=inputs, attempt=attempt
+        id=stage.id,
+        kind=stage.kind,
+        round=stage.round,
+        parameters=dict(stage.parameters),
+        inputs=inputs,
+        attempt=attempt,
     )

@@ -46,5 +46,7 @@ def sha256(data: bytes) -> str:
 def fingerprint(kind: Kind, parameters: Mapping[str, JsonValue], inputs: Mapping[str, str]) -> str:
     """Name of a stage: SHA-256 over its kind, semantics version, parameters and the digests of its inputs."""
     return sha256(
-        canonical_json({"kind": kind, "semantics": SEMANTICS[kind], "parameters": dict(parameters), "inputs": dict(inputs)})
+        canonical_json(
+            {"kind": kind, "semantics": SEMANTICS[kind], "parameters": dict(parameters), "inputs": dict(inputs)}
+        )
     )

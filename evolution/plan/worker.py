@@ -88,7 +88,9 @@ class Failed(Record):
     """Digest of the blob that is missing or damaged."""
 
 
-Event = Annotated[Ready | Started | ModelLoaded | Progress | Committed | OrderDone | Failed, Field(discriminator="event")]
+Event = Annotated[
+    Ready | Started | ModelLoaded | Progress | Committed | OrderDone | Failed, Field(discriminator="event")
+]
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
 

@@ -1,0 +1,165 @@
+"""The decision: from what is known of a run to what to do next. Pure: no clock, no store, no cluster of its own.
+
+`decide` is level-triggered: called again with the same observation it gives the same plan, and a plan that was carried
+out only in part is simply made again. Laptop and operator share it; they differ in who carries the plan out.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from evolution.api.run import EvolutionRun
+from evolution.api.status import EvolutionRunStatus
+from evolution.observation import Failure, Observation
+from evolution.plan.graph import Graph, Manifests, Stage, unfold
+from evolution.plan.stage import Kind
+from evolution.plan.worker import ExitCode
+from evolution.status import Situation, build_status
+
+PERMANENT = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_INPUT, ExitCode.LIMIT})
+FIRST_RETRY_SECONDS = 2.0
+LONGEST_RETRY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class RunEvent:
+    """Something worth telling once, as a Kubernetes Event or a line on the terminal."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    lookups: tuple[str, ...] = ()
+    """Fingerprints to look up in the store before the plan can say more; nothing else is decided meanwhile."""
+    start: tuple[Stage, ...] = ()
+    """Ready stages that nobody works on, the most urgent first."""
+    stop: tuple[str, ...] = ()
+    """Fingerprints of active stages that are no longer wanted."""
+    graph: Graph | None = None
+    status: EvolutionRunStatus = field(default_factory=EvolutionRunStatus)
+    events: tuple[RunEvent, ...] = ()
+    requeue_after: float | None = None
+    """Seconds until the decision should be made again though nothing happened."""
+
+
+def decide(run: EvolutionRun, seen: Observation) -> Plan:
+    """What to look up, start and stop next, and the status that says so."""
+    over_budget = run.spec.budget is not None and seen.gpu_seconds_used >= run.spec.budget.gpu_hours * 3600
+    graph = _unfold_within_budget(run, seen.manifests, over_budget=over_budget)
+    if graph.unknown:
+        return Plan(lookups=graph.unknown, graph=graph, status=seen.previous)
+
+    wanted = {stage.fingerprint for stage in graph.stages if stage.fingerprint}
+    given_up = _given_up(graph, seen)
+    situation = _situation(run, graph, given_up, over_budget=over_budget)
+    halted = situation != "Running"
+    stop = tuple(name for name in seen.active if halted or name not in wanted or _done(seen.manifests, name))
+    start: list[Stage] = []
+    waits: dict[str, float] = {}
+    if not halted:
+        for stage in _by_urgency(graph):
+            if stage.fingerprint is None or stage.fingerprint in seen.active:
+                continue
+            wait = _retry_wait(seen.failures.get(stage.fingerprint), seen.now)
+            if wait > 0:
+                waits[stage.id] = wait
+            else:
+                start.append(stage)
+
+    status = build_status(
+        run,
+        graph,
+        situation=situation,
+        failure=given_up,
+        active=seen.active,
+        waits={id_: _why_waiting(graph, seen, id_, seconds) for id_, seconds in waits.items()},
+        previous=seen.previous,
+        generation=seen.generation,
+        now=seen.now,
+        history_uri=seen.history_uri,
+    )
+    return Plan(
+        start=tuple(start),
+        stop=stop,
+        graph=graph,
+        status=status,
+        events=_events(seen.previous, status),
+        requeue_after=min(waits.values(), default=None),
+    )
+
+
+def _unfold_within_budget(run: EvolutionRun, manifests: Manifests, *, over_budget: bool) -> Graph:
+    graph = unfold(run.spec, manifests)
+    if over_budget and run.spec.budget is not None and run.spec.budget.on_exceeded == "Stop":
+        return unfold(run.spec, manifests, last_round=rounds_completed(graph))
+    return graph
+
+
+def rounds_completed(graph: Graph) -> int:
+    """Rounds evaluated without a gap."""
+    done = {stage.round for stage in graph.stages if stage.kind is Kind.EVALUATE and stage.done}
+    return next(r - 1 for r in range(1, len(graph.stages) + 2) if r not in done)
+
+
+def _done(manifests: Manifests, name: str) -> bool:
+    return manifests.get(name) is not None
+
+
+def _given_up(graph: Graph, seen: Observation) -> tuple[Stage, Failure] | None:
+    """The first wanted stage that will not be tried again without a change."""
+    for stage in graph.stages:
+        failure = seen.failures.get(stage.fingerprint or "")
+        if failure and not stage.done and (failure.code in PERMANENT or failure.count >= seen.retry_limit):
+            return stage, failure
+    return None
+
+
+def _situation(
+    run: EvolutionRun, graph: Graph, given_up: tuple[Stage, Failure] | None, *, over_budget: bool
+) -> Situation:
+    if graph.complete:
+        return "Complete"
+    if run.spec.suspend:
+        return "Suspended"
+    if given_up:
+        return "Failed"
+    if over_budget and run.spec.budget is not None and run.spec.budget.on_exceeded == "Suspend":
+        return "OverBudget"
+    return "Running"
+
+
+def _by_urgency(graph: Graph) -> list[Stage]:
+    """Ready stages in the order of rounds; what later stages wait for comes before what nobody waits for."""
+    order = {Kind.PREPARE: 0, Kind.GENERATE: 1, Kind.TRAIN: 2, Kind.EVALUATE: 3, Kind.SCORE: 4, Kind.PUBLISH: 5}
+    return sorted((stage for stage in graph.stages if stage.ready), key=lambda stage: (stage.round, order[stage.kind]))
+
+
+def _retry_wait(failure: Failure | None, now: datetime) -> float:
+    """Seconds until a failed stage may be tried again: 2, 4, 8, … at most 300; at once after a preemption."""
+    if failure is None or failure.code == ExitCode.PREEMPTED or failure.count == 0:
+        return 0.0
+    pause: float = min(FIRST_RETRY_SECONDS * 2.0 ** (failure.count - 1), LONGEST_RETRY_SECONDS)
+    return max(0.0, pause - (now - failure.at).total_seconds())
+
+
+def _why_waiting(graph: Graph, seen: Observation, id_: str, seconds: float) -> str:
+    stage = graph.stage(id_)
+    failure = seen.failures[stage.fingerprint] if stage and stage.fingerprint else None
+    return f"retry in {seconds:.0f} s: {failure.message}" if failure else ""
+
+
+def _events(before: EvolutionRunStatus, after: EvolutionRunStatus) -> tuple[RunEvent, ...]:
+    events: list[RunEvent] = []
+    known = {record.round for record in before.rounds if record.scores}
+    for record in after.rounds:
+        if record.scores and record.round not in known:
+            scores = ", ".join(f"{metric} {value}" for metric, value in record.scores.items())
+            events.append(RunEvent("Normal", "RoundCompleted", f"round {record.round}: {scores}"))
+    for type_ in ("Complete", "Failed", "Suspended", "BudgetExceeded"):
+        was, now = before.condition(type_), after.condition(type_)
+        if now and now.status == "True" and (was is None or was.status != "True" or was.reason != now.reason):
+            events.append(RunEvent("Warning" if type_ == "Failed" else "Normal", now.reason, now.message))
+    return tuple(events)
