@@ -41,6 +41,8 @@ class Plan:
     graph: Graph | None = None
     status: EvolutionRunStatus = field(default_factory=EvolutionRunStatus)
     events: tuple[RunEvent, ...] = ()
+    failure_code: int | None = None
+    """Exit code of the worker whose failure ended the run."""
     requeue_after: float | None = None
     """Seconds until the decision should be made again though nothing happened."""
 
@@ -87,12 +89,15 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
         graph=graph,
         status=status,
         events=_events(seen.previous, status),
+        failure_code=given_up[1].code if given_up and situation == "Failed" else None,
         requeue_after=min(waits.values(), default=None),
     )
 
 
 def _unfold_within_budget(run: EvolutionRun, manifests: Manifests, *, over_budget: bool) -> Graph:
     graph = unfold(run.spec, manifests)
+    if graph.unknown:
+        return graph
     if over_budget and run.spec.budget is not None and run.spec.budget.on_exceeded == "Stop":
         return unfold(run.spec, manifests, last_round=rounds_completed(graph))
     return graph

@@ -23,6 +23,8 @@ Manifests = Mapping[str, Manifest | None]
 """What is known of the store, by fingerprint: a manifest, None if there is none; a missing key was not looked up."""
 
 Outcome = Literal["MaxRounds", "Plateau", "Regression", "Budget"]
+StageState = Literal["Done", "Ready", "Waiting", "Undecided"]
+"""Finished before or now; its inputs are there; it waits for inputs; the gate may still decide against it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Stage:
     @property
     def done(self) -> bool:
         return self.manifest is not None
+
+    @property
+    def state(self) -> StageState:
+        if self.done:
+            return "Done"
+        if self.tentative:
+            return "Undecided"
+        return "Ready" if self.fingerprint is not None else "Waiting"
 
     @property
     def ready(self) -> bool:

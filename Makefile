@@ -1,0 +1,52 @@
+# One virtual environment in .venv, from the lock: exact versions, verified by hash.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+UV_VERSION := 0.13.8
+MODULES := evolution trainer_image/evolution_trainer
+
+.PHONY: setup quickstart test check lint types layering lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make setup       install everything into .venv'
+	@echo 'make quickstart  watch a tiny model learn from documents that it has never seen'
+	@echo 'make check       lint, types, layering and the fast tests (under 3 minutes)'
+	@echo 'make test        everything (CI runs this)'
+	@echo 'make lock        renew requirements.lock after a change in pyproject.toml'
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+quickstart: setup
+	$(BIN)/evolve run examples/quickstart/run.yaml
+	$(BIN)/evolve report examples/quickstart/run.yaml --output report.html
+
+check: setup lint types layering
+	$(BIN)/python -m pytest -m 'not slow'
+
+test: setup lint types layering
+	$(BIN)/python -m pytest
+
+lint:
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types:
+	$(BIN)/mypy
+
+layering:
+	$(BIN)/lint-imports
+
+lock:
+	$(UV) pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-header \
+		--extra operator --extra trainer --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .hypothesis .import_linter_cache

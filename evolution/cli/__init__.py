@@ -1,0 +1,1 @@
+"""`evolve`, also installed as `kubectl-evolve`."""

@@ -1,0 +1,56 @@
+"""`evolve retry` and `evolve gc`: doing a stage again, and removing what no run needs."""
+
+from typing import Annotated
+
+import typer
+
+from evolution.cli.options import RunFile, Store, console, warn
+from evolution.cli.run import work
+from evolution.local.history import kept_stages
+from evolution.local.places import open_run
+from evolution.local.runner import observe
+from evolution.store.garbage import GRACE_SECONDS, collect, remove
+
+
+def retry(
+    file: RunFile,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Also do this finished stage again, for example r2-train.")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Check every artifact of the run by its digest, forget damaged stages, and go on."""
+    local = open_run(file, store)
+    graph = observe(local, warn).graph
+    assert graph is not None
+    if stage is not None and graph.stage(stage) is None:
+        raise typer.BadParameter(f"no stage {stage}; stages: {', '.join(s.id for s in graph.stages)}")
+    for planned in graph.stages:
+        if planned.manifest is None:
+            continue
+        damaged = local.artifacts.verify(planned.manifest)
+        for damage in damaged:
+            warn(f"{damage}; {planned.id} is done again")
+        if damaged or planned.id == stage:
+            local.artifacts.discard(planned.manifest, damaged=[damage.digest for damage in damaged])
+    work(local)
+
+
+def gc(
+    file: RunFile,
+    store: Store = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run/--delete", help="Only say what would be removed.")] = True,
+    grace: Annotated[float, typer.Option(help="Keep objects younger than this many seconds.")] = GRACE_SECONDS,
+) -> None:
+    """Remove what no run of the store's namespace reaches: results of edited-away settings, deleted runs, lost attempts."""
+    local = open_run(file, store)
+    kept = kept_stages(local.artifacts.store)
+    keep = frozenset().union(*kept.values()) if kept else frozenset()
+    garbage = collect(local.artifacts, keep, grace_seconds=grace)
+    size = f"{garbage.bytes / 1e6:.1f} MB"
+    found = f"{len(garbage.manifests)} stages and {len(garbage.blobs)} blobs, {size}"
+    if dry_run:
+        console.print(f"would remove {found}; {len(keep)} stages of {len(kept)} runs are kept. --delete removes them")
+        return
+    remove(local.artifacts, garbage)
+    console.print(f"removed {found}")

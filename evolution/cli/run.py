@@ -1,0 +1,52 @@
+"""`evolve run`: work on a run until it is complete."""
+
+import sys
+import time
+
+from evolution.cli.options import RunFile, Store, console, errors
+from evolution.cli.terminal import Terminal
+from evolution.decide import Plan
+from evolution.local.places import LocalRun, open_run
+from evolution.local.runner import Runner
+from evolution.plan.worker import ExitCode
+from evolution.report.table import format_seconds
+
+INTERRUPTED = 130
+
+
+def run(file: RunFile, store: Store = None) -> None:
+    """Run the rounds on this machine. Interrupted or repeated, it goes on where it was; what is finished is reused."""
+    work(open_run(file, store))
+
+
+def work(local: LocalRun) -> None:
+    """Run `local` to its end and leave with the exit code that says how it ended."""
+    started = time.monotonic()
+    with Terminal(local, console) as terminal:
+        try:
+            plan = Runner(local, terminal).run()
+        except KeyboardInterrupt:
+            errors.print("interrupted; the same command goes on from here")
+            sys.exit(INTERRUPTED)
+    code = _say_how_it_ended(plan, time.monotonic() - started)
+    if code:
+        sys.exit(code)
+
+
+def _say_how_it_ended(plan: Plan, seconds: float) -> int:
+    status = plan.status
+    if status.state == "Complete":
+        complete = status.condition("Complete")
+        console.print(f"[bold green]complete[/] in {format_seconds(seconds)}: {complete.message if complete else ''}")
+        if status.best and status.best.adapter_uri:
+            console.print(f"published to {status.best.adapter_uri}")
+        return 0
+    if status.state == "Failed":
+        failed = status.condition("Failed")
+        errors.print("failed: ", style="bold red", end="")
+        errors.print(failed.message if failed else "", markup=False)
+        return plan.failure_code or 1
+    suspended = status.condition("Suspended")
+    errors.print(f"suspended: {suspended.message if suspended else ''}", markup=False)
+    exceeded = status.condition("BudgetExceeded")
+    return ExitCode.LIMIT if exceeded and exceeded.status == "True" else 0

@@ -1,0 +1,126 @@
+"""A run as a person watches it in a terminal: a bar for what is being done, a row for every round that is finished."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from evolution.decide import Plan
+from evolution.local.places import LocalRun
+from evolution.plan import worker
+from evolution.plan.graph import Graph
+from evolution.plan.manifest import Manifest
+from evolution.plan.stage import Kind
+from evolution.report.table import format_interval, format_seconds
+
+WIDTHS = {"round": 6, "pairs": 7, "rejected": 9, "loss": 8, "seconds": 9}
+SCORE_WIDTH = 24
+
+
+class Terminal:
+    """An `Audience` that writes to a console; without a terminal behind it, only finished things are written."""
+
+    def __init__(self, local: LocalRun, console: Console) -> None:
+        self._local = local
+        self._console = console
+        self._metrics = local.run.spec.evaluation.metrics
+        self._bars = Progress(
+            TextColumn("{task.description}", style="cyan"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}", style="dim"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[eta]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, tuple[str, TaskID]] = {}
+        self._shown: set[int] = set()
+        self._reused: int | None = None
+        self.model_loads = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def planned(self, plan: Plan) -> None:
+        if plan.graph is None:
+            return
+        if self._reused is None:
+            self._reused = sum(stage.done for stage in plan.graph.stages)
+            self._header(plan.graph)
+        for stage in plan.graph.stages:
+            if stage.kind is Kind.EVALUATE and stage.manifest and stage.round not in self._shown:
+                self._shown.add(stage.round)
+                self._row(plan.graph, stage.round, stage.manifest)
+
+    def happened(self, event: worker.Event) -> None:
+        if isinstance(event, worker.Progress):
+            self._advance(event)
+        elif isinstance(event, worker.Committed):
+            self._remove_bar(event.stage)
+        elif isinstance(event, worker.ModelLoaded):
+            self.model_loads += 1
+
+    def warned(self, message: str) -> None:
+        for id_ in list(self._tasks):
+            self._remove_bar(id_)
+        self._console.print(f"[yellow]warning:[/] {message}", highlight=False)
+
+    def _header(self, graph: Graph) -> None:
+        run = self._local.run
+        reused = f"; {self._reused} finished stages are reused" if self._reused else ""
+        rounds = f"{run.spec.rounds} round" + ("s" if run.spec.rounds > 1 else "")
+        self._console.print(
+            f"[bold]{run.metadata.name}[/]: {rounds}, {len(graph.stages)} stages{reused}", highlight=False
+        )
+        titles = "".join(title.rjust(width) for title, width in WIDTHS.items() if title != "seconds")
+        scores = "".join(metric.rjust(SCORE_WIDTH) for metric in self._metrics)
+        self._console.print(f"[dim]{titles}{scores}{'seconds'.rjust(WIDTHS['seconds'])}[/]", highlight=False)
+
+    def _row(self, graph: Graph, round_: int, evaluation: Manifest) -> None:
+        done = {
+            s.kind: s.manifest for s in graph.stages if s.round == round_ and s.manifest and s.kind is not Kind.PUBLISH
+        }
+        generate, train = done.get(Kind.GENERATE), done.get(Kind.TRAIN)
+        loss = train.metrics.get("loss") if train else None
+        seconds = sum(manifest.timings.total for manifest in done.values())
+        cells = {
+            "round": str(round_) if round_ else "base",
+            "pairs": str(generate.outputs["pairs"].count) if generate else "",
+            "rejected": str(generate.outputs["rejects"].count) if generate else "",
+            "loss": f"{loss:.4f}" if isinstance(loss, int | float) else "",
+        }
+        best = "bold green" if round_ and graph.verdict.best == round_ else ""
+        text = "".join(cell.rjust(WIDTHS[name]) for name, cell in cells.items())
+        scores = "".join(format_interval(evaluation, metric).rjust(SCORE_WIDTH) for metric in self._metrics)
+        self._console.print(
+            f"{text}{scores}{format_seconds(seconds).rjust(WIDTHS['seconds'])}",
+            style=best,
+            highlight=False,
+            markup=False,
+        )
+
+    def _advance(self, event: worker.Progress) -> None:
+        phase, task = self._tasks.get(event.stage, ("", None))
+        if task is None or phase != event.phase:
+            self._remove_bar(event.stage)
+            task = self._bars.add_task(f"{event.stage} · {event.phase}", total=None, rate="", eta="", note="")
+            self._tasks[event.stage] = (event.phase, task)
+        eta = f"{format_seconds(event.eta_seconds)} left" if event.eta_seconds is not None else ""
+        rate = f"{event.rate:.1f}/s" if event.rate else ""
+        self._bars.update(
+            task, completed=event.done, total=event.total or None, rate=rate, eta=eta, note=event.note, refresh=True
+        )
+
+    def _remove_bar(self, id_: str) -> None:
+        _, task = self._tasks.pop(id_, ("", None))
+        if task is not None:
+            self._bars.remove_task(task)

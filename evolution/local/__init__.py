@@ -1,0 +1,1 @@
+"""A run on this machine: one resident worker process, no cluster."""

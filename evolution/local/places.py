@@ -1,0 +1,67 @@
+"""Where a run without a cluster keeps its things."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolution.api.load import load_run
+from evolution.api.run import EvolutionRun
+from evolution.plan.stage import sha256
+from evolution.store.artifacts import Artifacts
+from evolution.store.open import open_store
+from evolution.store.sources import local_revision
+
+DEFAULT_STORE = ".evolution"
+"""Folder beside the run file."""
+
+
+def cache_folder() -> Path:
+    """Downloads, unpacked adapters, logs and scratch space; may be deleted at any time. EVOLUTION_CACHE moves it."""
+    if chosen := os.environ.get("EVOLUTION_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolution"
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A run file together with the store that it uses."""
+
+    run: EvolutionRun
+    artifacts: Artifacts
+
+    @property
+    def id(self) -> str:
+        """`<name>-<uid8>`; a run without a cluster has no uid, its namespace and name stand in for it."""
+        meta = self.run.metadata
+        return f"{meta.name}-{sha256(f'{meta.namespace}/{meta.name}'.encode())[:8]}"
+
+    @property
+    def log(self) -> Path:
+        return cache_folder() / "logs" / f"{self.id}.log"
+
+
+def open_run(path: Path, store: str | None) -> LocalRun:
+    """The run in `path` with its store: `store`, else the folder `.evolution` beside the file; below it, the namespace.
+
+    Raises:
+        InvalidRun: the file is wrong.
+        StoreError: the store cannot be used.
+    """
+    run = load_run(path)
+    root = store or (path.resolve().parent / DEFAULT_STORE).as_uri()
+    opened = open_store(f"{root.rstrip('/')}/{run.metadata.namespace}")
+    return LocalRun(with_local_revisions(run), Artifacts(opened, cache_folder()))
+
+
+def with_local_revisions(run: EvolutionRun) -> EvolutionRun:
+    """`run` with the state of local files as the revision of every source that names none, so that edits are seen."""
+    spec = run.spec
+    model = spec.model.revision or local_revision(spec.model.uri) + local_revision(spec.model.adapter_uri)
+    documents = spec.documents.revision or local_revision(spec.documents.uri)
+    evaluation = spec.evaluation.revision or local_revision(spec.evaluation.uri)
+    changed = {
+        "model": spec.model.model_copy(update={"revision": model}),
+        "documents": spec.documents.model_copy(update={"revision": documents}),
+        "evaluation": spec.evaluation.model_copy(update={"revision": evaluation}),
+    }
+    return run.model_copy(update={"spec": spec.model_copy(update=changed)})

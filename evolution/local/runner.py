@@ -1,0 +1,215 @@
+"""Carrying a plan out on this machine: decide, do the most urgent stage, decide again."""
+
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from evolution.decide import Plan, decide
+from evolution.local.history import read_history, write_history
+from evolution.local.places import LocalRun
+from evolution.local.worker import Worker
+from evolution.observation import Active, Failure, Observation
+from evolution.plan.graph import Stage
+from evolution.plan.manifest import Manifest
+from evolution.plan.order import Order, order_stage
+from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone, Progress
+from evolution.store import keys
+from evolution.store.artifacts import ArtifactDamaged
+
+
+class Audience(Protocol):
+    """Whoever watches a run: the terminal, a test."""
+
+    def planned(self, plan: Plan) -> None:
+        """A new decision was made."""
+
+    def happened(self, event: Event) -> None:
+        """The worker said something."""
+
+    def warned(self, message: str) -> None:
+        """Something went wrong that the run gets over by itself."""
+
+
+@dataclass
+class Runner:
+    """One run, driven to its end by one resident worker."""
+
+    local: LocalRun
+    audience: Audience
+    known: dict[str, Manifest | None] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
+    gpu_seconds: float = 0.0
+    worker: Worker | None = None
+
+    def run(self) -> Plan:
+        """Work until nothing is left to do: complete, suspended or failed. The last plan says which.
+
+        Raises:
+            StoreError: the store cannot be read or written.
+        """
+        history = read_history(self.local.artifacts.store, self.local.id)
+        self.gpu_seconds = history.gpu_seconds_used if history else 0.0
+        plan = Plan(status=history.status) if history else Plan()
+        try:
+            while True:
+                plan = self._decide(plan)
+                if plan.start:
+                    self._execute(plan.start[0])
+                elif plan.requeue_after is not None:
+                    time.sleep(plan.requeue_after)
+                else:
+                    return plan
+        finally:
+            if self.worker:
+                self.worker.stop()
+
+    def _decide(self, before: Plan) -> Plan:
+        plan = settle(self.local, self.known, self._observation(before), self.audience.warned)
+        if plan.graph is not None:
+            store = self.local.artifacts.store
+            write_history(store, self.local.id, self.local.run, plan.graph, plan.status, self.gpu_seconds)
+        self.audience.planned(plan)
+        return plan
+
+    def _observation(self, before: Plan) -> Observation:
+        return Observation(
+            manifests=self.known,
+            now=datetime.now(UTC),
+            failures=self.failures,
+            gpu_seconds_used=self.gpu_seconds,
+            previous=before.status,
+            history_uri=f"{self.local.artifacts.store.uri}/{keys.history(self.local.id)}",
+        )
+
+    def _execute(self, stage: Stage) -> None:
+        """Have the worker do `stage`; what came of it is in `known` or `failures` afterwards."""
+        assert stage.fingerprint is not None
+        before = self.failures.get(stage.fingerprint)
+        order = Order(
+            run=self.local.id,
+            store=self.local.artifacts.store.uri,
+            model=self.local.run.spec.model.uri,
+            stages=(order_stage(stage, attempt=before.count + 1 if before else 1),),
+        )
+        self.worker = self.worker or Worker(self.local.log)
+        failed: Failed | None = None
+        done = False
+        for event in self.worker.execute(order):
+            self.audience.happened(event)
+            if isinstance(event, Committed):
+                self._committed(event)
+            elif isinstance(event, Failed):
+                failed = event
+            elif isinstance(event, OrderDone):
+                done = True
+        if not done:
+            code = self.worker.exit_code()
+            self.worker.stop()
+            self.worker = None
+            self._failed(stage, code, failed)
+
+    def _committed(self, event: Committed) -> None:
+        manifest = event.manifest
+        self.known[manifest.fingerprint] = manifest
+        self.failures.pop(manifest.fingerprint, None)
+        if not event.adopted:
+            self.gpu_seconds += manifest.timings.total * manifest.timings.gpus
+        for warning in manifest.warnings:
+            self.audience.warned(f"{event.stage}: {warning}")
+
+    def _failed(self, stage: Stage, code: int, failed: Failed | None) -> None:
+        assert stage.fingerprint is not None
+        if failed and failed.reason == "ArtifactDamaged" and self._discard_damaged(stage):
+            return
+        if failed is None:
+            killed = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+            failed = Failed(
+                code=code, reason="WorkerDied", message=f"the worker {killed}; its output: {self.local.log}"
+            )
+        before = self.failures.get(stage.fingerprint)
+        counted = 0 if failed.code == ExitCode.PREEMPTED else 1
+        failure = Failure(
+            count=(before.count if before else 0) + counted,
+            code=failed.code,
+            reason=failed.reason,
+            message=failed.message,
+            at=datetime.now(UTC),
+        )
+        self.failures[stage.fingerprint] = failure
+        self.audience.warned(f"{stage.id}: {failed.message}")
+
+    def _discard_damaged(self, stage: Stage) -> bool:
+        """Forget the stages whose output is missing or damaged, so that they run again; False if none is."""
+        wanted = {source.digest for source in stage.inputs.values()}
+        found = False
+        for fingerprint, manifest in list(self.known.items()):
+            if manifest is None or not any(output.digest in wanted for output in manifest.outputs.values()):
+                continue
+            damaged = self.local.artifacts.verify(manifest)
+            if damaged:
+                self.local.artifacts.discard(manifest, damaged=[damage.digest for damage in damaged])
+                self.known[fingerprint] = None
+                found = True
+                for damage in damaged:
+                    self.audience.warned(f"{damage}; {manifest.kind.value} of round {manifest.round} is done again")
+        return found
+
+
+class Warn(Protocol):
+    def __call__(self, message: str, /) -> None: ...
+
+
+def settle(local: LocalRun, known: dict[str, Manifest | None], seen: Observation, warn: Warn) -> Plan:
+    """Decide, looking up in the store what the decision asks for, until it asks no more. Fills `known`."""
+    while True:
+        plan = decide(local.run, seen)
+        if not plan.lookups:
+            return plan
+        for fingerprint in plan.lookups:
+            known[fingerprint] = _look_up(local, fingerprint, warn)
+
+
+def _look_up(local: LocalRun, fingerprint: str, warn: Warn) -> Manifest | None:
+    try:
+        return local.artifacts.manifest(fingerprint)
+    except ArtifactDamaged as damage:
+        local.artifacts.forget(fingerprint)
+        warn(f"{damage}; its stage is done again")
+        return None
+
+
+def observe(local: LocalRun, warn: Warn) -> Plan:
+    """The run as the store shows it, from outside: what is done, and what some worker reports to be doing."""
+    store = local.artifacts.store
+    known: dict[str, Manifest | None] = {}
+    history = read_history(store, local.id)
+    seen = Observation(
+        manifests=known,
+        now=datetime.now(UTC),
+        gpu_seconds_used=history.gpu_seconds_used if history else 0.0,
+        previous=history.status if history else Plan().status,
+        history_uri=f"{store.uri}/{keys.history(local.id)}",
+    )
+    plan = settle(local, known, seen, warn)
+    active = _active(local, plan)
+    if not active:
+        return plan
+    return decide(local.run, replace(seen, active=active))
+
+
+STALE_SECONDS = 20.0
+"""A worker writes its progress every 5 s; one that has been silent for this long is taken to be gone."""
+
+
+def _active(local: LocalRun, plan: Plan) -> dict[str, Active]:
+    found: dict[str, Active] = {}
+    for stage in plan.start:
+        data = local.artifacts.store.read(keys.progress(local.id, stage.fingerprint or ""))
+        if data is None:
+            continue
+        progress = Progress.model_validate_json(data)
+        age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
+        if stage.fingerprint and age.total_seconds() < STALE_SECONDS:
+            found[stage.fingerprint] = Active(stage.fingerprint, stage.id, progress=progress)
+    return found

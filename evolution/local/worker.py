@@ -1,0 +1,78 @@
+"""A resident worker: one child process that executes orders one after the other and keeps the model loaded."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from evolution.plan.order import Order
+from evolution.plan.worker import Event, Failed, OrderDone, parse_event
+
+GRACE_SECONDS = 10.0
+"""How long a worker may take to end after it was asked to."""
+
+
+class Worker:
+    """The child process. It leaves by itself when this process dies, because its standard input then closes."""
+
+    def __init__(self, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "evolution_trainer", "--resident"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C reaches this process only, which then ends the worker in order
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def execute(self, order: Order) -> Iterator[Event]:
+        """Events of `order` as they happen; ends after `OrderDone` or `Failed`, or when the process dies."""
+        try:
+            self._stdin.write(order.to_json() + b"\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            return
+        for line in self._stdout:
+            try:
+                event = parse_event(line)
+            except ValidationError:
+                continue  # cut off in the middle by the death of the process
+            yield event
+            if isinstance(event, OrderDone | Failed):
+                return
+
+    def exit_code(self) -> int:
+        """Wait for the end: the worker's exit code, 128 + n after signal n."""
+        try:
+            code = self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return code if code >= 0 else 128 - code
+
+    def stop(self) -> None:
+        """End the process: first by closing its input, then by signals. Harmless if it has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        self._process.terminate()
+        self.exit_code()
+        self._stdout.close()
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
