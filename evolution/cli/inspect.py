@@ -39,6 +39,7 @@ def _stages(graph: Graph) -> list[dict[str, object]]:
             "round": stage.round,
             "state": stage.state,
             "fingerprint": stage.fingerprint,
+            "outputs": {name: a.digest for name, a in stage.manifest.outputs.items()} if stage.manifest else {},
             "waitsFor": sorted({i.stage for i in stage.inputs.values() if i.digest is None}),
         }
         for stage in graph.stages

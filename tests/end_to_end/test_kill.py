@@ -1,0 +1,106 @@
+"""Whatever is killed, whenever: the same command again ends with the same bytes, and does nothing twice."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from small_run import Workplace, small_workplace
+
+MOMENTS = 40
+LATEST = 12.0
+"""Seconds; a little more than an undisturbed run takes."""
+
+Manifests = dict[str, dict[str, Any]]
+
+
+def outcome(manifests: Manifests) -> dict[str, Any]:
+    """What must be equal: fingerprints, and the digests of all outputs that are a function of the inputs."""
+    return {name: {o: a["digest"] for o, a in m["outputs"].items()} for name, m in manifests.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifests]:
+    place = small_workplace(tmp_path_factory.mktemp("undisturbed"))
+    done = place.evolve("run")
+    assert done.returncode == 0, done.stderr
+    return place.folder, place.manifests()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_at_forty_random_moments_a_run_ends_as_if_undisturbed(
+    undisturbed: tuple[Path, Manifests], tmp_path: Path
+) -> None:
+    source, expected = undisturbed
+    dice = random.Random(20261121)
+    kills = {"run": 0, "worker": 0}
+    store = 0
+    while sum(kills.values()) < MOMENTS:
+        store += 1
+        place = Workplace(source, store=f"{tmp_path}/store-{store}")
+        folder = tmp_path / f"store-{store}" / "default" / "stages"
+        before: dict[str, bytes] = {}
+        while outcome_of(folder).keys() != expected.keys():
+            victim = dice.choice(["run", "worker"])
+            run = place.start("run")
+            if not _kill(run, victim, after=dice.uniform(0.2, LATEST)):
+                assert run.wait(240) == 0
+                break
+            kills[victim] += 1
+            if victim == "worker":
+                assert run.wait(240) == 0, "the run did not get over the death of its worker"
+            after = {path.name: path.read_bytes() for path in folder.glob("*.json")} if folder.exists() else {}
+            assert before.items() <= after.items(), "a finished stage was committed again"
+            before = after
+        assert outcome_of(folder) == outcome(expected)
+    assert kills["run"] > 5
+    assert kills["worker"] > 5
+
+
+def _kill(run: Any, victim: str, after: float) -> bool:
+    """SIGKILL the run or its worker once that many seconds have gone; False if there was nothing left to kill."""
+    process = psutil.Process(run.pid)
+    try:
+        process.wait(after)
+    except psutil.TimeoutExpired:
+        pass
+    else:
+        return False
+    if victim == "run":
+        run.kill()
+        run.wait()
+        return True
+    try:
+        workers = process.children()
+        if workers:
+            workers[0].kill()
+        return bool(workers)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def outcome_of(folder: Path) -> dict[str, Any]:
+    return (
+        outcome({path.stem: json.loads(path.read_bytes()) for path in folder.glob("*.json")}) if folder.exists() else {}
+    )
+
+
+@pytest.mark.slow
+def test_a_worker_leaves_when_its_run_is_killed(tmp_path: Path) -> None:
+    place = small_workplace(tmp_path, {"training": {"maxSteps": 100_000}})
+    run = place.start("run")
+    worker = _wait_for_worker(psutil.Process(run.pid))
+    run.kill()
+    run.wait()
+    worker.wait(20)
+    assert not worker.is_running()
+
+
+def _wait_for_worker(process: psutil.Process) -> psutil.Process:
+    while not process.children():
+        with pytest.raises(psutil.TimeoutExpired):
+            process.wait(0.05)
+    return process.children()[0]
