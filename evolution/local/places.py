@@ -1,6 +1,5 @@
 """Where a run without a cluster keeps its things."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +7,12 @@ from evolution.api.load import load_run
 from evolution.api.run import EvolutionRun
 from evolution.plan.stage import sha256
 from evolution.store.artifacts import Artifacts
+from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import local_revision
 
 DEFAULT_STORE = ".evolution"
 """Folder beside the run file."""
-
-
-def cache_folder() -> Path:
-    """Downloads, unpacked adapters, logs and scratch space; may be deleted at any time. EVOLUTION_CACHE moves it."""
-    if chosen := os.environ.get("EVOLUTION_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolution"
 
 
 @dataclass(frozen=True)
