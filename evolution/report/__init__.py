@@ -1,0 +1,1 @@
+"""A run for people: tables for the terminal and one HTML page."""
