@@ -29,7 +29,7 @@ def rounds_table(status: EvolutionRunStatus, graph: Graph) -> Table:
     shown = [r for r in rounds if r == best or r in rounds[-NEWEST_ROUNDS:]]
     metrics = _metrics(done)
     stacked = len(metrics) > METRICS_ON_ONE_LINE
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=stacked)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if stacked else 1))
     if len(shown) < len(rounds):
         table.caption = f"{len(rounds) - len(shown)} earlier rounds are left out"
     titles = [_ending_of_words.sub("\n", metric, count=1) if stacked else metric for metric in metrics]
@@ -38,7 +38,8 @@ def rounds_table(status: EvolutionRunStatus, graph: Graph) -> Table:
     for round_ in [0, *shown] if Kind.EVALUATE in done.get(0, {}) else shown:
         stages = done[round_]
         seconds = sum(manifest.timings.total for manifest in stages.values())
-        scores = [format_interval(stages.get(Kind.EVALUATE), metric) for metric in metrics]
+        decimals = 2 if stacked else 3
+        scores = [format_interval(stages.get(Kind.EVALUATE), metric, decimals) for metric in metrics]
         if stacked:
             scores = [score.replace(" [", "\n").replace(", ", "–").rstrip("]") for score in scores]
         table.add_row(
@@ -66,7 +67,7 @@ def stages_table(graph: Graph) -> Table:
     return table
 
 
-def format_interval(evaluation: Manifest | None, metric: str) -> str:
+def format_interval(evaluation: Manifest | None, metric: str, decimals: int = 3) -> str:
     """`0.713 [0.640, 0.780]`: the mean of a metric with its bootstrap interval; empty where there is none."""
     scores = evaluation.metrics.get("scores") if evaluation else None
     entry = scores.get(metric) if isinstance(scores, dict) else None
@@ -76,8 +77,8 @@ def format_interval(evaluation: Manifest | None, metric: str) -> str:
     if not isinstance(mean, int | float):
         return ""
     if not isinstance(low, int | float) or not isinstance(high, int | float):
-        return f"{mean:.3f}"
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{mean:.{decimals}f}"
+    return f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
 def format_loss(train: Manifest | None) -> str:
