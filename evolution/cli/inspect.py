@@ -9,12 +9,11 @@ import typer
 
 from evolution.api.load import load_run
 from evolution.cli.options import Json, RunFile, Store, console, warn
-from evolution.local.places import open_run
+from evolution.local.places import open_run, with_local_revisions
 from evolution.local.runner import observe
 from evolution.plan.graph import Graph
 from evolution.report.html import write_report
 from evolution.report.table import format_seconds, rounds_table, stages_table
-from evolution.store.sources import require_local
 
 
 def plan(file: RunFile, store: Store = None, as_json: Json = False) -> None:
@@ -85,9 +84,7 @@ def validate(
 ) -> None:
     """Check run files, and that the local files which they name are there."""
     for file in files:
-        run = load_run(file)
-        for uri in (run.spec.model.uri, run.spec.model.adapter_uri, run.spec.documents.uri, run.spec.evaluation.uri):
-            require_local(uri)
+        run = with_local_revisions(load_run(file))
         if as_json:
             typer.echo(run.model_dump_json(by_alias=True, indent=2))
         else:

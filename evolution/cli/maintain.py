@@ -9,7 +9,7 @@ from evolution.cli.run import work
 from evolution.local.history import kept_stages
 from evolution.local.places import open_run
 from evolution.local.runner import observe
-from evolution.store.garbage import GRACE_SECONDS, collect, remove
+from evolution.store.garbage import GRACE, Garbage, collect, remove
 
 
 def retry(
@@ -40,17 +40,20 @@ def gc(
     file: RunFile,
     store: Store = None,
     dry_run: Annotated[bool, typer.Option("--dry-run/--delete", help="Only say what would be removed.")] = True,
-    grace: Annotated[float, typer.Option(help="Keep objects younger than this many seconds.")] = GRACE_SECONDS,
+    grace: Annotated[float, typer.Option(help="Keep objects younger than this many seconds.")] = GRACE,
 ) -> None:
-    """Remove what no run of the store's namespace reaches: results of edited-away settings, deleted runs, lost attempts."""
+    """Remove what no run of the store's namespace reaches: results of settings edited away, lost attempts."""
     local = open_run(file, store)
-    kept = kept_stages(local.artifacts.store)
-    keep = frozenset().union(*kept.values()) if kept else frozenset()
-    garbage = collect(local.artifacts, keep, grace_seconds=grace)
-    size = f"{garbage.bytes / 1e6:.1f} MB"
-    found = f"{len(garbage.manifests)} stages and {len(garbage.blobs)} blobs, {size}"
+    runs = kept_stages(local.artifacts.store)
+    keep = frozenset().union(*runs.values()) if runs else frozenset()
+    garbage = collect(local.artifacts, keep, grace=grace)
     if dry_run:
-        console.print(f"would remove {found}; {len(keep)} stages of {len(kept)} runs are kept. --delete removes them")
+        kept = f"{len(keep)} stages of {len(runs)} runs are kept"
+        console.print(f"would remove {_described(garbage)}; {kept}. --delete removes them")
         return
-    remove(local.artifacts, garbage)
-    console.print(f"removed {found}")
+    removed = remove(local.artifacts, garbage, grace=grace)
+    console.print(f"removed {_described(removed)}")
+
+
+def _described(garbage: Garbage) -> str:
+    return f"{len(garbage.manifests)} stages and {len(garbage.blobs)} blobs, {garbage.bytes / 1e6:.1f} MB"

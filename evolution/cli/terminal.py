@@ -36,6 +36,7 @@ class Terminal:
             console=console,
             transient=True,
         )
+        self._whole: TaskID | None = None
         self._tasks: dict[str, tuple[str, TaskID]] = {}
         self._shown: set[int] = set()
         self._reused: int | None = None
@@ -56,6 +57,7 @@ class Terminal:
         if self._reused is None:
             self._reused = sum(stage.done for stage in plan.graph.stages)
             self._header(plan.graph)
+        self._advance_whole(plan, plan.graph)
         for stage in plan.graph.stages:
             if stage.kind is Kind.EVALUATE and stage.manifest and stage.round not in self._shown:
                 self._shown.add(stage.round)
@@ -107,6 +109,14 @@ class Terminal:
             highlight=False,
             markup=False,
         )
+
+    def _advance_whole(self, plan: Plan, graph: Graph) -> None:
+        if self._whole is None:
+            self._whole = self._bars.add_task("[bold]all stages", total=None, rate="", eta="", note="")
+        left = plan.status.progress.eta_seconds
+        eta = f"{format_seconds(left)} left" if left else ""
+        done = sum(stage.done for stage in graph.stages)
+        self._bars.update(self._whole, completed=done, total=len(graph.stages), eta=eta, refresh=True)
 
     def _advance(self, event: worker.Progress) -> None:
         phase, task = self._tasks.get(event.stage, ("", None))

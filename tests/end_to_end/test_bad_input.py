@@ -97,17 +97,17 @@ def foreign_adapter(place: Workplace) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (no_documents, ["documents", "does not exist"]),
+        (no_documents, ["documents", "there is no such file or folder"]),
         (empty_folder, ["no documents", "documents"]),
         (only_unsupported_files, ["no documents", ".pdf", ".txt"]),
         (empty_document, ["empty.txt", "is empty"]),
         (broken_line, ["docs.jsonl:2", "JSON"]),
         (row_without_text, ["docs.jsonl:1", "text", "documents.field"]),
         (other_encoding, ["umlaut.txt", "UTF-8"]),
-        (no_questions_file, ["questions.jsonl", "does not exist"]),
+        (no_questions_file, ["questions.jsonl", "there is no such file or folder"]),
         (item_without_answer, ["questions.jsonl:2", "answer"]),
         (item_with_empty_question, ["questions.jsonl:1", "question"]),
-        (no_model, ["no-such-model", "does not exist"]),
+        (no_model, ["no-such-model", "there is no such file or folder"]),
         (model_without("tokenizer.json", "tokenizer_config.json"), ["model", "tokenizer"]),
         (model_without("chat_template.jinja"), ["model", "chat template"]),
         (model_without("config.json"), ["config.json"]),
@@ -241,4 +241,4 @@ def test_validate_finds_missing_files_without_running_anything(tmp_path: Path) -
     no_documents(place)
     code, text = told(place, "validate")
     assert code == BAD_INPUT
-    assert "does not exist" in text
+    assert "there is no such file or folder" in text
