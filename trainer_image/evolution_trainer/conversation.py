@@ -9,21 +9,21 @@ from pathlib import Path
 from evolution.plan.conversation import Participants, Question, Reply
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.base import StoreError
+from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe
 from evolution_trainer.engine import Engine
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import StageFailed
-from evolution_trainer.worker import default_cache
 
 
 def main() -> int:
     pipe = EventPipe()
     try:
         participants = Participants.model_validate_json(sys.stdin.readline())
-        artifacts = Artifacts(open_store(participants.store), default_cache())
-        session = ModelSession(participants.model, default_cache())
+        artifacts = Artifacts(open_store(participants.store), cache_folder())
+        session = ModelSession(participants.model, cache_folder())
         session.expect(participants.model_digest)
         adapters = {name: artifacts.fetch_tree(digest) if digest else None for name, digest in participants.adapters.items()}
         for line in sys.stdin:
