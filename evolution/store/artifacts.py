@@ -10,8 +10,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -238,7 +238,7 @@ def digest_file(path: Path) -> tuple[str, int]:
         return _digest(file)
 
 
-def _digest(file: BinaryIO) -> tuple[str, int]:
+def _digest(file: BufferedReader) -> tuple[str, int]:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     return digest, file.tell()
 

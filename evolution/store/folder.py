@@ -12,6 +12,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,7 +55,7 @@ class FolderStore:
             except FileNotFoundError:
                 return None
 
-    def open(self, key: str) -> BinaryIO | None:
+    def open(self, key: str) -> BufferedReader | None:
         """An object to read from in pieces; None if there is none."""
         with self._errors("read", key):
             try:

@@ -1,0 +1,28 @@
+"""Fixtures for every test."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from minio_server import MinioBucket, MinioServer
+from minio_server import minio_server as running_minio
+from tools.build import Unavailable, binary
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
+    try:
+        program = binary("minio")
+    except Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with running_minio(program, tmp_path_factory.mktemp("minio")) as server:
+        yield server
+
+
+@pytest.fixture
+def minio(minio_server: MinioServer, monkeypatch: pytest.MonkeyPatch) -> MinioBucket:
+    for name, value in minio_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return MinioBucket(minio_server, minio_server.new_bucket())
