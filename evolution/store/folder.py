@@ -77,30 +77,33 @@ class FolderStore:
         return True
 
     def write(self, key: str, data: bytes) -> None:
+        target = self.path(key)
         with self._errors("write", key), self._partial(lambda file: file.write(data)) as partial:
-            self._named(partial.replace, key)
+            _named(partial.replace, target)
 
     def upload(self, path: Path, key: str) -> None:
+        target = self.path(key)
         with (
             path.open("rb") as source,
             self._errors("write", key),
             self._partial(lambda file: shutil.copyfileobj(source, file, 1 << 20)) as partial,
         ):
-            self._named(partial.replace, key)
+            _named(partial.replace, target)
 
     def create(self, key: str, data: bytes) -> bool:
+        target = self.path(key)
         with self._errors("write", key):
-            if self.path(key).exists():
+            if target.exists():
                 return False
             with self._partial(lambda file: file.write(data)) as partial:
                 try:
-                    self._named(lambda target: os.link(partial, target), key)
+                    _named(lambda target: os.link(partial, target), target)
                 except FileExistsError:
                     return False
                 except OSError as error:
                     if error.errno not in _NO_HARD_LINKS:
                         raise
-                    return self._create_without_links(partial, key)
+                    return self._create_without_links(partial, target)
                 return True
 
     def stat(self, key: str) -> ObjectInfo | None:
@@ -143,21 +146,13 @@ class FolderStore:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _named(self, give_name: Callable[[Path], object], key: str) -> None:
-        target = self.path(key)
-        try:
-            give_name(target)
-        except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            give_name(target)
-
-    def _create_without_links(self, partial: Path, key: str) -> bool:
+    def _create_without_links(self, partial: Path, target: Path) -> bool:
         # O_EXCL on the target would be exclusive as well, but a crash would leave half an object under its name.
         with (self._folder / PARTIAL / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.path(key).exists():
+            if target.exists():
                 return False
-            self._named(partial.replace, key)
+            _named(partial.replace, target)
             return True
 
     def _list(self, folder: Path, parent: str, prefix: str) -> Iterator[ObjectInfo]:
@@ -200,3 +195,11 @@ class FolderStore:
         if error.errno in _NOT_NOW:
             return StoreUnavailable(f"the store {self.uri} does not answer: {failed} ({cause})")
         return StoreRefused(f"the store {self.uri}: {failed} ({cause}: {error.filename})")
+
+
+def _named(give_name: Callable[[Path], object], target: Path) -> None:
+    try:
+        give_name(target)
+    except FileNotFoundError:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        give_name(target)

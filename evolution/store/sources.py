@@ -1,5 +1,6 @@
 """What a run names outside its store, documents, evaluation sets, models, adapters: brought to this machine."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -94,9 +95,12 @@ def _download(uri: str, copy: Path) -> Path:
             raise SourceUnusable(f"{uri}: there is no object of that name, nor one below it")
         # One object of that very name is a file; otherwise the name is a folder.
         whole = [o for o in objects if o.name == prefix]
-        root = copy / Path(prefix).name if whole else copy / "files"
+        root = copy / "file" / Path(prefix).name if whole else copy / "files"
         wanted = {root / o.name.removeprefix(prefix).lstrip("/") if not whole else root: o for o in whole or objects}
-        _bring_up_to_date(client, bucket, wanted, copy)
+        copy.mkdir(parents=True, exist_ok=True)
+        with (copy / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _bring_up_to_date(client, bucket, wanted, root, copy / "downloaded.jsonl")
     except (MinioException, urllib3.exceptions.HTTPError) as error:
         failure = s3.store_error(error, uri, "cannot be read")
         if isinstance(error, S3Error) and error.code in _SOURCE_IS_WRONG:
@@ -116,15 +120,13 @@ def _objects(client: Minio, bucket: str, prefix: str, uri: str) -> Iterator[_Obj
         yield _Object(name, found.etag or "", found.size or 0)
 
 
-def _bring_up_to_date(client: Minio, bucket: str, wanted: dict[Path, _Object], copy: Path) -> None:
-    copy.mkdir(parents=True, exist_ok=True)
-    journal = copy / "downloaded.jsonl"
+def _bring_up_to_date(client: Minio, bucket: str, wanted: dict[Path, _Object], root: Path, journal: Path) -> None:
     there = _read_journal(journal)
-    for path in sorted(p for p in copy.rglob("*") if p.is_file() and p != journal and p not in wanted):
+    for path in [p for p in root.rglob("*") if p.is_file() and p not in wanted]:
         path.unlink()
     with journal.open("a", encoding="utf-8") as log:
         for path, source in wanted.items():
-            name = path.relative_to(copy).as_posix()
+            name = path.relative_to(journal.parent).as_posix()
             if path.is_file() and path.stat().st_size == source.size and there.get(name) == source.etag:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
