@@ -30,7 +30,7 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 30.0
 """Seconds without a byte."""
 PART_SIZE = 8 << 20
-"""Bytes of a part; a larger object is uploaded in parts, of which three are in memory."""
+"""Bytes of a part; a larger object is uploaded in parts, about five of which are in memory."""
 MAX_PARTS = 10_000
 
 _BUSY = (429, 500, 502, 503, 504)
