@@ -7,7 +7,6 @@ from pydantic import JsonValue
 from evolution.plan.stage import Kind, fingerprint
 
 
-
 def model_card(
     round_: int, parameters: Mapping[str, JsonValue], inputs: Mapping[str, str], metrics: Mapping[str, JsonValue]
 ) -> str:

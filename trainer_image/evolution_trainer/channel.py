@@ -1,4 +1,4 @@
-"""The worker's ends of its pipe: events go out on standard output, orders and the parent's death come in on standard input."""
+"""The worker's ends of its pipes: events on standard output, orders and the parent's death on standard input."""
 
 import os
 import queue
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import BinaryIO
 
-from evolution.plan.worker import Event, Progress
+from evolution.plan.manifest import Record
+from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.base import ObjectStore, StoreError
 
@@ -30,7 +31,7 @@ class EventPipe:
         os.dup2(2, 1)
         sys.stdout = sys.stderr
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: Record) -> None:
         try:
             self._file.write(event.to_json() + b"\n")
         except BrokenPipeError:
@@ -39,7 +40,7 @@ class EventPipe:
 
 
 class OrderPipe:
-    """Lines of standard input. When it closes, the parent is gone: the process leaves at once, or after the loop if idle."""
+    """Lines of standard input. When it closes, the parent is gone: amid an order the process leaves at once."""
 
     def __init__(self, on_parent_death: Callable[[], None]) -> None:
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -51,7 +52,10 @@ class OrderPipe:
     def __iter__(self) -> Iterator[bytes]:
         while (line := self._lines.get()) is not None:
             yield line
-            self._count(-1)
+
+    def finished(self) -> None:
+        """The order of the line that came last is done: from here on, the end of the input is no accident."""
+        self._count(-1)
 
     def _read(self) -> None:
         # Unbuffered: at exit the interpreter would wait for the lock of a buffer that this thread is reading.

@@ -27,8 +27,8 @@ class ChatFormat:
         if not tokenizer.chat_template:
             raise StageFailed(
                 "ModelUnusable",
-                f"{name}: the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); "
-                "use an instruction-tuned model, or add its template to the folder",
+                f"{name}: the model has no chat template (chat_template.jinja, or chat_template in "
+                "tokenizer_config.json); use an instruction-tuned model, or add its template to the folder",
             )
         self._head, self._tail = self._around(self._render(_MARKER), _MARKER)
 
@@ -106,14 +106,16 @@ class ChatFormat:
                 conversation, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # any template error: the template is the model's code
-            raise StageFailed("ModelUnusable", f"{self._name}: the chat template cannot be rendered: {error}") from error
+            raise StageFailed(
+                "ModelUnusable", f"{self._name}: the chat template cannot be rendered: {error}"
+            ) from error
         return text
 
     def _around(self, text: str, marker: str) -> tuple[str, str]:
         if text.count(marker) != 1:
             raise StageFailed(
                 "ModelUnusable",
-                f"{self._name}: the chat template writes a message {text.count(marker)} times instead of once, as it is",
+                f"{self._name}: the chat template writes a message {text.count(marker)} times instead of once",
             )
         before, _, after = text.partition(marker)
         return before, after

@@ -25,10 +25,14 @@ def main() -> int:
         artifacts = Artifacts(open_store(participants.store), cache_folder())
         session = ModelSession(participants.model, cache_folder())
         session.expect(participants.model_digest)
-        adapters = {name: artifacts.fetch_tree(digest) if digest else None for name, digest in participants.adapters.items()}
+        adapters = {
+            name: artifacts.fetch_tree(digest) if digest else None for name, digest in participants.adapters.items()
+        }
         for line in sys.stdin:
             question = Question.model_validate_json(line).question
-            answers = {name: _answer(session, adapter, question, participants.max_tokens) for name, adapter in adapters.items()}
+            answers = {
+                name: _answer(session, adapter, question, participants.max_tokens) for name, adapter in adapters.items()
+            }
             pipe.emit(Reply(answers=answers))
     except (StageFailed, SourceUnusable, ArtifactDamaged, StoreError) as error:
         pipe.emit(Reply(error=str(error)))

@@ -65,7 +65,7 @@ class Engine:
         return [replies[i] for i in range(len(prompts))]
 
     def _next_batch(self, queue: Sequence[int], prompts: Sequence[Sequence[int]], rooms: Sequence[int]) -> list[int]:
-        """The first rows of `queue` (sorted by length) that have the same room and stay under the budget; at least one."""
+        """The first rows of `queue` (sorted by length) with the same room that stay under the budget; at least one."""
         room = rooms[queue[0]]
         budget = self.session.budget(TOKEN_BUDGET)
         batch = [queue[0]]
@@ -83,8 +83,12 @@ class Engine:
         for row, prompt in enumerate(prompts):
             ids[row, longest - len(prompt) :] = torch.tensor(prompt)
             mask[row, longest - len(prompt) :] = 1
-        settings = GenerationConfig(
-            max_new_tokens=max_tokens, do_sample=False, num_beams=1, eos_token_id=self.session.end_tokens, pad_token_id=pad
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=self.session.end_tokens,
+            pad_token_id=pad,
         )
         with torch.no_grad():
             written = self.model.generate(

@@ -1,7 +1,7 @@
 """Scores of an answer against the expected one, each from 0 to 1, and their mean with a bootstrap interval.
 
-A metric is `(prediction, reference) -> score`. `ReferenceBLEU` and `ReferenceROUGE` are the published code's: characters
-under BLEU-4, words cut by jieba under ROUGE-L.
+A metric is `(prediction, reference) -> score`. `ReferenceBLEU` and `ReferenceROUGE` are the published code's:
+characters under BLEU-4, words cut by jieba under ROUGE-L.
 """
 
 import logging
@@ -71,7 +71,7 @@ def rouge_l(prediction: str, reference: str) -> float:
 
 @cache
 def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     return RougeScorer(["rougeL"], tokenizer=_Words())
 
@@ -83,7 +83,7 @@ class _Words:
 
 def reference_bleu(prediction: str, reference: str) -> float:
     """NLTK's sentence BLEU-4 over characters, smoothing method 3."""
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # type: ignore[import-untyped]
 
     return float(sentence_bleu([list(reference)], list(prediction), smoothing_function=SmoothingFunction().method3))
 
@@ -95,8 +95,8 @@ def reference_rouge(prediction: str, reference: str) -> float:
 
 def reference_rouges(prediction: str, reference: str) -> dict[str, float]:
     """F of rouge-1, rouge-2 and rouge-l as in `reference_rouge`."""
-    import jieba
-    from rouge_chinese import Rouge
+    import jieba  # type: ignore[import-untyped]
+    from rouge_chinese import Rouge  # type: ignore[import-untyped]
 
     jieba.setLogLevel(logging.WARNING)
     hypothesis, expected = " ".join(jieba.cut(prediction)), " ".join(jieba.cut(reference))

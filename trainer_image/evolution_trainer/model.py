@@ -1,7 +1,7 @@
-"""The base model of a worker: read once, used bare or with an adapter that is attached and taken off again, never merged."""
+"""The base model of a worker: read once, used bare or with an adapter that is attached, never merged, and taken off."""
 
 import json
-import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +21,8 @@ from evolution_trainer.chat import ChatFormat
 from evolution_trainer.stage import StageFailed
 
 LORA_PREFIX = "base_model.model."
+SMALL = 20_000_000
+"""Parameters below which one CPU thread is the best number of threads."""
 
 
 class ModelSession:
@@ -136,23 +138,28 @@ class ModelSession:
         if (self.folder / "generation_config.json").exists():
             with self._readable("generation_config.json"):
                 return GenerationConfig.from_pretrained(self.folder)
-        return GenerationConfig(eos_token_id=self.config.get_text_config().eos_token_id)
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=self.config.get_text_config().eos_token_id
+        )
 
     @cached_property
     def base(self) -> Any:
         start = time.monotonic()
         folder = self.folder
-        transformers_logging.disable_progress_bar()
         with self._readable("weights"):
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.bfloat16 if self.device.type == "cuda" else torch.float32,
                 attn_implementation="sdpa",
                 use_safetensors=True,
-            ).to(self.device)
+            )
+        model = model.to(self.device)
         # `generate` fills whatever a caller leaves open from here: the model's own sampling settings must not leak in.
-        model.generation_config = GenerationConfig(eos_token_id=self.end_tokens, pad_token_id=self.pad_token)
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            eos_token_id=self.end_tokens, pad_token_id=self.pad_token
+        )
         model.requires_grad_(False)
+        _choose_threads(model)
         seconds = time.monotonic() - start
         self.load_seconds += seconds
         self._on_load(seconds)
@@ -162,12 +169,21 @@ class ModelSession:
     def _readable(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ImportError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             cause = str(error).strip().split("\n")[0] or type(error).__name__
             raise StageFailed(
                 "ModelUnusable",
-                f"{self.uri}: the {what} cannot be read: {cause}. A model is a Hugging Face folder of a causal language model "
-                "with config.json, tokenizer and safetensors weights",
+                f"{self.uri}: the {what} cannot be read: {cause}. A model is a Hugging Face folder of a causal "
+                "language model with config.json, tokenizer and safetensors weights",
             ) from error
 
 
@@ -222,4 +238,15 @@ def linear_modules(model: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-logging.getLogger("transformers").setLevel(logging.ERROR)
+def _choose_threads(model: Any) -> None:
+    """Small matrices are not worth sharing out: waiting for a second thread costs more than it gains, most of all
+    beside other load."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if model.num_parameters() < SMALL else _THREADS)
+
+
+_THREADS = torch.get_num_threads()
+torch.use_deterministic_algorithms(True, warn_only=True)
+torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # has no stub
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -10,8 +10,8 @@ from transformers import LogitsProcessor
 class SeededSampling(LogitsProcessor):
     """Picks one token per row and step and leaves only that one, so that greedy decoding takes it.
 
-    Row `i` draws its uniform numbers from a Philox stream keyed by `seeds[i]`, one per step, and takes the token at which
-    the cumulated probability (in the order of token ids) passes it.
+    Row `i` draws its uniform numbers from a Philox stream keyed by `seeds[i]`, one per step, and takes the token at
+    which the cumulated probability (in the order of token ids) passes it.
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float, top_p: float) -> None:
@@ -19,15 +19,17 @@ class SeededSampling(LogitsProcessor):
         self._temperature = temperature
         self._top_p = top_p
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """`scores`: [rows, vocabulary] logits of the next token."""
-        uniforms = torch.tensor([stream.random() for stream in self._streams], dtype=torch.float64, device=scores.device)
+        uniforms = torch.tensor(
+            [stream.random() for stream in self._streams], dtype=torch.float64, device=scores.device
+        )
         chosen = pick(scores, uniforms, self._temperature, self._top_p)
         return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
 def pick(logits: torch.Tensor, uniforms: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
-    """Token per row ([rows], int64) by inverse CDF over the nucleus: the likeliest tokens whose probability reaches `top_p`.
+    """Token per row ([rows], int64) by inverse CDF over the nucleus: the likeliest tokens that together reach `top_p`.
 
     Args:
         logits: [rows, vocabulary].

@@ -1,7 +1,8 @@
 """The stage `Score`: how much a question helps the base model to its answer (IFD, instruction-following difficulty).
 
-IFD = mean loss of the answer's tokens after the question / mean loss of the same tokens without it. Near 1: the question
-is no help, the pair is hard; near 0: the question all but gives the answer away. (Cherry LLM, arXiv 2308.12032.)
+IFD = mean loss of the answer's tokens after the question / mean loss of the same tokens without it. Near 1: the
+question is no help, the pair is hard; near 0: the question all but gives the answer away. (Cherry LLM, arXiv
+2308.12032.)
 """
 
 import math
@@ -44,7 +45,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Measured:
-    """A pair as token ids: the answer after its question, and the same answer alone; or why there is nothing to score."""
+    """A pair as token ids: the answer after its question, and the same answer alone; or why there is no score."""
 
     conditional: Span
     alone: Span
@@ -92,7 +93,9 @@ def run(stage: StageRun) -> Result:
     values = array("d")
     undefined: Counter[str] = Counter()
     with session.adapted(None) as model, stage.rows_out("scores") as scores:
-        for id_, score in scored(session, model, read_rows(pairs), measure, lambda n: stage.progress("pairs", n, total)):
+        for id_, score in scored(
+            session, model, read_rows(pairs), measure, lambda n: stage.progress("pairs", n, total)
+        ):
             if score.ifd is None:
                 undefined[score.reason] += 1
             else:
@@ -101,12 +104,21 @@ def run(stage: StageRun) -> Result:
     quantiles = [round(float(q), 6) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])] if values else []
     return Result(
         outputs={"scores": Output(stage.scratch / "scores.jsonl", scores.count)},
-        metrics={"pairs": total, "scored": len(values), "undefined": dict(sorted(undefined.items())), "quantiles": [*quantiles]},
+        metrics={
+            "pairs": total,
+            "scored": len(values),
+            "undefined": dict(sorted(undefined.items())),
+            "quantiles": [*quantiles],
+        },
     )
 
 
 def scored(
-    session: ModelSession, model: Any, pairs: Iterable[Row], measure: Measure, on_done: Callable[[int], None] = lambda _: None
+    session: ModelSession,
+    model: Any,
+    pairs: Iterable[Row],
+    measure: Measure,
+    on_done: Callable[[int], None] = lambda _: None,
 ) -> Iterator[tuple[str, Score]]:
     """Id and score of every pair, in order. `on_done` hears how many pairs are done so far."""
     before = 0
@@ -160,9 +172,9 @@ def default_measure(chat: ChatFormat, max_tokens: int) -> Measure:
 def reference_measure(
     chat: ChatFormat, max_tokens: int, frame: Callable[[str], str] | None = None, alone_frame: str | None = None
 ) -> Measure:
-    """The published code's arithmetic: prefix and answer tokenised as one text and cut at `max_tokens`, the start of the
-    answer found from the prefix alone, the text alone cut at `max_tokens` - prefix + 4. `frame` and `alone_frame` replace
-    the chat format around the question and before the answer.
+    """The published code's arithmetic: prefix and answer tokenised as one text and cut at `max_tokens`, the start of
+    the answer found from the prefix alone, the text alone cut at `max_tokens` - prefix + 4. `frame` and `alone_frame`
+    replace the chat format around the question and before the answer.
     """
     frame = frame or chat.render_prompt
     lead = chat.assistant_header_text if alone_frame is None else alone_frame
@@ -213,7 +225,9 @@ def _projection(model: Any, sample: Sequence[int], device: torch.device) -> Proj
     head: Projection = model.get_output_embeddings()
     with torch.no_grad():
         logits = model(input_ids=ids, use_cache=False).logits
-        same = torch.allclose(head(model.base_model(input_ids=ids, use_cache=False)[0]).float(), logits.float(), atol=1e-3)
+        same = torch.allclose(
+            head(model.base_model(input_ids=ids, use_cache=False)[0]).float(), logits.float(), atol=1e-3
+        )
     return head if same else None
 
 
@@ -231,10 +245,11 @@ def _batch_losses(model: Any, project: Projection | None, spans: Sequence[Span],
         body = model.base_model if project else model
         # Hidden states, or for models with a head of their own kind the logits themselves.
         states = body(input_ids=ids, use_cache=False)[0]
-        for chunk in torch.arange(len(rows), device=device).split(HEAD_CHUNK[device.type]):
-            row, position = rows[chunk], positions[chunk]
-            before = states[row, position - 1]
+        for start in range(0, len(rows), HEAD_CHUNK[device.type]):
+            chunk = slice(start, start + HEAD_CHUNK[device.type])
+            at, position = rows[chunk], positions[chunk]
+            before = states[at, position - 1]
             logits = (project(before) if project else before).float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[row, position], reduction="none")
-            sums.index_add_(0, row, losses.double())
+            losses = torch.nn.functional.cross_entropy(logits, ids[at, position], reduction="none")
+            sums.index_add_(0, at, losses.double())
     return [float(total) for total in sums.tolist()]

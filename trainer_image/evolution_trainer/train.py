@@ -4,14 +4,14 @@ Optimizer and learning-rate schedule start afresh every round; the adapter goes 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import JsonValue
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from evolution.api.run import Preset, Strategy
 from evolution.plan.manifest import Record
@@ -22,7 +22,7 @@ from evolution_trainer.model import ModelSession
 from evolution_trainer.rows import Row, read_rows
 from evolution_trainer.seeds import seed
 from evolution_trainer.selection import select, select_as_reference
-from evolution_trainer.stage import Output, ReportProgress, Result, RowWriter, StageFailed, StageRun
+from evolution_trainer.stage import Output, ReportProgress, Result, StageFailed, StageRun
 from evolution_trainer.training_rows import Batches, TrainingRow, collate, tokenised
 
 TOKEN_BUDGET = {"cpu": 8192, "cuda": 16_384}
@@ -74,7 +74,8 @@ def run(stage: StageRun) -> Result:
     rows, dropped = tokenised(pairs, stage.session, parameters.max_tokens, parameters.rules)
     if dropped:
         warnings.append(
-            f"{dropped} of {len(pairs)} training rows are longer than training.maxTokens ({parameters.max_tokens}) and left out"
+            f"{dropped} of {len(pairs)} training rows are longer than training.maxTokens ({parameters.max_tokens}) "
+            "and left out"
         )
     if not rows:
         raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; raise training.maxTokens")
@@ -176,7 +177,13 @@ def _train(
 ) -> list[dict[str, JsonValue]]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable > 0, "the adapter is frozen"
-    batches = Batches.shuffled(rows, parameters.batch_size, parameters.length.steps, parameters.length.epochs, seed(parameters.seed, parameters.round, "order"))
+    batches = Batches.shuffled(
+        rows,
+        parameters.batch_size,
+        parameters.length.steps,
+        parameters.length.epochs,
+        seed(parameters.seed, parameters.round, "order"),
+    )
     micro = _micro_batch(session, parameters.batch_size, rows)
     watcher = StepWatcher(progress, batches.steps, parameters.learning_rate)
     trainer = Trainer(
@@ -231,8 +238,9 @@ class StepWatcher(TrainerCallback):
         self._steps = steps
         self._learning_rate = learning_rate
 
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, float] | None = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:  # noqa: ARG002
+        logs: Mapping[str, float] = event["logs"]
+        if "loss" not in logs:
             return
         loss = float(logs["loss"])
         if not math.isfinite(loss):

@@ -32,8 +32,8 @@ def tokenised(
 ) -> tuple[list[TrainingRow], int]:
     """Rows of at most `max_tokens`, and how many pairs were longer.
 
-    Under the rules `Default` a longer pair is left out: cut, it would teach to stop in the middle. Under `Reference` question
-    and answer are cut in proportion to their lengths.
+    Under the rules `Default` a longer pair is left out: cut, it would teach to stop in the middle. Under `Reference`
+    question and answer are cut in proportion to their lengths.
     """
     chat = session.chat
     rows: list[TrainingRow] = []

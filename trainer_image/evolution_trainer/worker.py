@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,23 +43,36 @@ class Preempted(BaseException):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do the orders; the exit code is one of `ExitCode`, or 1 for a defect of this program."""
-    parser = argparse.ArgumentParser(prog="evolution-worker", description="Does the stages of an order and commits each.")
+    parser = argparse.ArgumentParser(
+        prog="evolution-worker", description="Does the stages of an order and commits each."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("order", nargs="?", help="file with one order as JSON; - reads standard input")
-    source.add_argument("--resident", action="store_true", help="read one order per line of standard input until it ends")
+    source.add_argument(
+        "--resident", action="store_true", help="read one order per line of standard input until it ends"
+    )
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder for downloads and scratch files")
     options = parser.parse_args(arguments)
 
+    # Read by OpenMP and cuBLAS when torch is imported: threads that wait must not burn the cores of others, and
+    # cuBLAS needs a fixed workspace to be deterministic.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     signal.signal(signal.SIGTERM, _preempt)
     worker = Worker(EventPipe(), options.cache)
     if not options.resident:
-        return worker.do(sys.stdin.buffer.read() if options.order == "-" else Path(options.order).read_bytes())
+        code = worker.do(sys.stdin.buffer.read() if options.order == "-" else Path(options.order).read_bytes())
+        if not code:
+            worker.pipe.emit(OrderDone())
+        return code
     orders = OrderPipe(worker.remove_scratch)
     worker.pipe.emit(Ready())
     try:
         for line in orders:
             if code := worker.do(line):
                 return code
+            orders.finished()
+            worker.pipe.emit(OrderDone())
             worker.pipe.emit(Ready())
     except Preempted:
         return ExitCode.PREEMPTED
@@ -81,7 +94,7 @@ class Worker:
     _scratch: Path | None = None
 
     def do(self, order: bytes) -> int:
-        """Do one order given as JSON; says on the pipe how it went, and returns the exit code."""
+        """Do one order given as JSON; returns the exit code, and says on the pipe what went wrong."""
         stage = ""
         try:
             parsed = Order.model_validate_json(order)
@@ -90,7 +103,6 @@ class Worker:
             for todo in parsed.stages:
                 stage = todo.id
                 outputs[stage] = self._stage(parsed, todo, store, outputs).outputs
-            self.pipe.emit(OrderDone())
         except Preempted:
             return self._failed(stage, ExitCode.PREEMPTED, "Preempted", "stopped by SIGTERM")
         except ValidationError as error:
@@ -127,12 +139,13 @@ class Worker:
             self.pipe.emit(Committed(stage=todo.id, manifest=standing, adopted=True))
             return standing
         self.pipe.emit(Started(stage=todo.id, fingerprint=name))
-        session = self._session_for(order.model)
+        with clock.loading():
+            run_stage = stage_of(todo.kind)
+            session = self._session_for(order.model)
         session.expect(inputs.get("model"))
         loaded = session.load_seconds
         with self._scratch_folder(name) as scratch:
             result = run_stage(
-                todo.kind,
                 StageRun(
                     id=todo.id,
                     round=todo.round,
@@ -143,10 +156,12 @@ class Worker:
                     scratch=scratch,
                     session=session,
                     progress=ProgressReporter(self.pipe, store, order.run, todo.id, name),
-                ),
+                )
             )
             outputs = {
-                output: artifacts.put_tree(made.path) if made.path.is_dir() else artifacts.put_file(made.path, made.count)
+                output: artifacts.put_tree(made.path)
+                if made.path.is_dir()
+                else artifacts.put_file(made.path, made.count)
                 for output, made in result.outputs.items()
             }
         manifest, created = artifacts.commit(
@@ -170,7 +185,9 @@ class Worker:
 
     def _session_for(self, uri: str) -> "ModelSession":
         if self._session is None or self._session.uri != uri:
-            from evolution_trainer.model import ModelSession  # takes seconds; an order that is done already needs no model
+            from evolution_trainer.model import (
+                ModelSession,
+            )  # takes seconds; an order that is done already needs no model
 
             self._session = None  # the old model leaves memory before the new one comes
             self._session = ModelSession(
@@ -197,33 +214,33 @@ class Worker:
             self._scratch = None
 
 
-def run_stage(kind: Kind, stage: StageRun) -> Result:
-    """Do one stage. The modules are imported here because some of them take seconds to load."""
+def stage_of(kind: Kind) -> Callable[[StageRun], Result]:
+    """What does stages of that kind. Imported at need, because some of it takes seconds to load."""
     match kind:
         case Kind.PREPARE:
             from evolution_trainer import prepare
 
-            return prepare.run(stage)
+            return prepare.run
         case Kind.GENERATE:
             from evolution_trainer import generate
 
-            return generate.run(stage)
+            return generate.run
         case Kind.SCORE:
             from evolution_trainer import score
 
-            return score.run(stage)
+            return score.run
         case Kind.TRAIN:
             from evolution_trainer import train
 
-            return train.run(stage)
+            return train.run
         case Kind.EVALUATE:
             from evolution_trainer import evaluate
 
-            return evaluate.run(stage)
+            return evaluate.run
         case Kind.PUBLISH:
             from evolution_trainer import publish
 
-            return publish.run(stage)
+            return publish.run
 
 
 @dataclass
@@ -231,9 +248,19 @@ class Clock:
     """Where the wall time of a stage goes."""
 
     started: float = field(default_factory=time.monotonic)
-    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"))
+    started_at: str = field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
     io: float = 0.0
+    load: float = 0.0
     _depth: int = 0
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Count the block as time spent reading the model and what it takes to use one."""
+        start = time.monotonic()
+        yield
+        self.load += time.monotonic() - start
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -247,7 +274,9 @@ class Clock:
             if not self._depth:
                 self.io += time.monotonic() - start
 
-    def timings(self, load: float) -> Timings:
+    def timings(self, model: float) -> Timings:
+        """`model`: seconds that the stage itself spent reading the model."""
+        load = self.load + model
         total = time.monotonic() - self.started
         return Timings(
             started_at=self.started_at,
@@ -302,8 +331,8 @@ def _digest(todo: OrderStage, name: str, earlier: Mapping[str, Mapping[str, Arti
     source = todo.inputs[name]
     if source.digest is not None:
         return source.digest
-    outputs = earlier.get(source.stage or "")
-    if outputs is None or source.output not in outputs:
+    outputs = earlier.get(source.stage or "", {})
+    if source.output is None or source.output not in outputs:
         raise StageFailed(
             "OrderInvalid",
             f"{todo.id}: input {name} is {source.output} of {source.stage}, which no earlier stage of the order makes",
@@ -344,5 +373,3 @@ def _explain(error: Exception) -> tuple[str, str]:
 def _first(error: ValidationError) -> str:
     details = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, details['loc'])) or 'the document'}: {details['msg']}"
-
-
