@@ -84,9 +84,10 @@ def recorded_run(
         ready = [stage for stage in graph.stages if stage.ready]
         if not ready or done == stages:
             break
-        assert ready[0].fingerprint is not None
-        known[ready[0].fingerprint], _ = artifacts.commit(recorder.finish(ready[0]))
-        done += 1
+        for stage in ready[: None if stages is None else stages - done]:
+            assert stage.fingerprint is not None
+            known[stage.fingerprint], _ = artifacts.commit(recorder.finish(stage))
+            done += 1
     failures = {ready[0].fingerprint: failure} if failure and ready and ready[0].fingerprint else {}
     now = STARTED + timedelta(hours=1)
     plan = decide(run, Observation(manifests=known, now=now, failures=failures))
@@ -195,7 +196,7 @@ class _Recorder:
                 }
                 return outputs, {
                     "documents": len(self.documents),
-                    "chunks": 0,
+                    "chunks": len(self.documents),
                     "duplicates": 1,
                     "nearDuplicates": 2,
                     "rejects": {"Empty": 1},

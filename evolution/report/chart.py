@@ -92,7 +92,7 @@ def _series(frame: Frame, n: int, metric: str, rounds: Sequence[Round], best: in
         Markup(
             '<circle class="point{}" data-metric="{}" data-round="{}" data-mean="{}" cx="{}" cy="{}" r="{}"/>'
         ).format(
-            " best" if r == best and n == 0 else "",
+            " best" if r == best and n == 0 else " small" if len(found) > ROUNDS_WITH_POINTS else "",
             metric,
             r,
             score.mean,
@@ -157,7 +157,7 @@ def loss_chart(curves: Sequence[LossCurve]) -> Markup | None:
     frame = Frame(0, total, ticks[-1], right=24)
     parts = []
     before = 0
-    named = -(-len(curves) // 16)
+    named = next(step for step in (1, 2, 5, 10, 20, 50, 100) if len(curves) / step <= 24)
     for n, curve in enumerate(curves):
         left, right = frame.x(before), frame.x(before + curve.steps)
         ends = curve.points[0], curve.points[-1]
@@ -168,14 +168,14 @@ def loss_chart(curves: Sequence[LossCurve]) -> Markup | None:
                 '<path class="line" d="{}"/>{}</g>'
             ).format(
                 label,
-                "odd" if n % 2 else "even",
+                "odd" if n % 2 and len(curves) <= ROUNDS_AHEAD else "even",
                 left,
                 TOP,
                 round(right - left, 1),
                 frame.bottom - TOP,
                 path([(frame.x(before + point.step), frame.y(point.loss)) for point in curve.points]),
                 text((left + right) / 2, frame.bottom + 20, _round_name(curve, curves), "tick middle")
-                if n % named == 0
+                if curve.round % named == 0
                 else Markup(),
             )
         )
@@ -220,7 +220,7 @@ def time_chart(rounds: Sequence[Round]) -> Markup | None:
     return frame.svg(
         f"Time per round and kind of stage, {len(spent)} columns; the table below has the figures",
         frame.grid(ticks, lambda tick: f"{tick / unit:g} {name}"),
-        _round_ticks(frame, range(last + 1), "prepare, base"),
+        _round_ticks(frame, range(last + 1), "prepare, base" if last <= 10 else "base"),
         *bars,
         *tips,
     )

@@ -126,7 +126,10 @@ class Left:
     name: str
     digest: str
     size: int
+    """Bytes."""
     count: int
+    """Rows of a blob, files of a tree."""
+    form: Literal["Blob", "Tree"]
 
 
 @dataclass(frozen=True)

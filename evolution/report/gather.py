@@ -163,9 +163,9 @@ def _gate(run: EvolutionRun, evaluations: Mapping[int, Manifest]) -> dict[int, s
         if verdict.best == round_:
             said[round_] = "best so far" if round_ else "baseline"
             continue
-        limit = f" of {gate.patience}" if gate.patience else ""
+        idle = f" ({verdict.rounds_without_gain} of {gate.patience})" if gate.patience else ""
         better = before.best_score is not None and score > before.best_score
-        said[round_] = f"{'gain too small' if better else 'no gain'}, {verdict.rounds_without_gain}{limit}"
+        said[round_] = f"{'gain too small' if better else 'no gain'}{idle}"
         if verdict.stop and round_ < run.spec.rounds:
             said[round_] += f"; {verdict.stop.lower()}, stop"
             break
@@ -253,7 +253,9 @@ def _line(stage: Stage) -> StageLine:
         state=stage.state,
         fingerprint=stage.fingerprint,
         reads=tuple(Read(name, i.stage, i.output, i.digest) for name, i in stage.inputs.items()),
-        leaves=tuple(Left(name, a.digest, a.size, a.count) for name, a in manifest.outputs.items()) if manifest else (),
+        leaves=tuple(Left(name, a.digest, a.size, a.count, a.form) for name, a in manifest.outputs.items())
+        if manifest
+        else (),
         started_at=timings.started_at if timings else "",
         total=timings.total if timings else 0.0,
         load=timings.load if timings else 0.0,

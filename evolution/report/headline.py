@@ -53,7 +53,11 @@ def explanation(status: EvolutionRunStatus, graph: Graph) -> str:
         condition = status.condition(type_)
         if condition and condition.status == "True":
             message = condition.message or condition.reason
-            return _sentence(message) if type_ == "Complete" else f"{_sentence(message)} {_sentence(progress)}"
+            if type_ == "Failed":
+                message = f"failed in {message}"
+            if type_ == "Complete":
+                return _sentence(message.partition(";")[0])  # the best round is in the headline
+            return f"{_sentence(message)} {_sentence(progress)}"
     doing = "; ".join(
         f"round {now.round} {now.stage}: {now.waiting_for or f'{now.percent} %'}" for now in status.current
     )

@@ -167,8 +167,9 @@ function browsePredictions(form) {
   }
   function trail(item) {
     const label = item.marks.map((mark, at) => `${name(rounds[at])} ${mark ? "right" : "wrong"}`).join(", ");
+    const many = item.marks.length > 30 ? " many" : "";
     const cells = item.marks.map((mark) => element("i", { class: mark ? "right" : "wrong" }));
-    return element("td", {}, element("span", { class: "trail", role: "img", "aria-label": label, title: label }, ...cells));
+    return element("td", {}, element("span", { class: `trail${many}`, role: "img", "aria-label": label, title: label }, ...cells));
   }
   function draw(item) {
     const row = element("tr", {}, element("td", { class: "text" }, item.question), element("td", { class: "text" }, item.answer));
