@@ -84,7 +84,7 @@ def recorded_run(
         ready = [stage for stage in graph.stages if stage.ready]
         if not ready or done == stages:
             break
-        for stage in ready[: None if stages is None else stages - done]:
+        for stage in ready if stages is None else ready[:1]:
             assert stage.fingerprint is not None
             known[stage.fingerprint], _ = artifacts.commit(recorder.finish(stage))
             done += 1
