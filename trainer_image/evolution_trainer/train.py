@@ -80,9 +80,11 @@ def run(stage: StageRun) -> Result:
     if not rows:
         raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; raise training.maxTokens")
 
+    length, order = parameters.length, seed(parameters.seed, parameters.round, "order")
+    batches = Batches.shuffled(rows, parameters.batch_size, length.steps, length.epochs, order)
     adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
     with stage.rows_out("log") as log:
-        steps = fit(stage.session, parameters, rows, adapter, stage.scratch, stage.progress)
+        steps = fit(stage.session, parameters, batches, adapter, stage.scratch, stage.progress)
         for step in steps:
             log(step)
     losses = [float(str(step["loss"])) for step in steps]
@@ -138,23 +140,23 @@ def _scores(stage: StageRun, round_: int) -> list[float | None]:
 def fit(
     session: ModelSession,
     parameters: TrainParameters,
-    rows: Sequence[TrainingRow],
+    batches: Batches,
     adapter: Path | None,
     scratch: Path,
     progress: ReportProgress,
 ) -> list[dict[str, JsonValue]]:
-    """Train `adapter` (None: a fresh one) on `rows`, leave it in `scratch`/adapter, and return the log: a row per step.
+    """Train `adapter` (None: a fresh one) on `batches`, leave it in `scratch`/adapter, and return the log.
 
     A GPU that runs out of memory halves what is computed at once and the training starts again.
     """
     while True:
         try:
             with _attached(session, parameters, adapter) as model:
-                log = _train(model, session, parameters, rows, scratch, progress)
+                log = _train(model, session, parameters, batches, scratch, progress)
                 save_adapter(model, scratch / "adapter")
                 return log
         except torch.OutOfMemoryError:
-            if _micro_batch(session, parameters.batch_size, rows) == 1:
+            if _micro_batch(session, parameters.batch_size, batches.rows) == 1:
                 raise
             session.halve_budget()
 
@@ -171,47 +173,42 @@ def _train(
     model: Any,
     session: ModelSession,
     parameters: TrainParameters,
-    rows: Sequence[TrainingRow],
+    batches: Batches,
     scratch: Path,
     progress: ReportProgress,
 ) -> list[dict[str, JsonValue]]:
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trainable > 0, "the adapter is frozen"
-    batches = Batches.shuffled(
-        rows,
-        parameters.batch_size,
-        parameters.length.steps,
-        parameters.length.epochs,
-        seed(parameters.seed, parameters.round, "order"),
-    )
-    micro = _micro_batch(session, parameters.batch_size, rows)
+    micro = _micro_batch(session, parameters.batch_size, batches.rows)
     watcher = StepWatcher(progress, batches.steps, parameters.learning_rate)
+    arguments = TrainingArguments(
+        output_dir=str(scratch / "trainer"),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=parameters.batch_size // micro,
+        max_steps=batches.steps,
+        train_sampling_strategy="sequential",
+        optim="adamw_torch",
+        learning_rate=parameters.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": LOWEST_RATE[parameters.rules]},
+        warmup_steps=math.ceil(batches.steps * parameters.warmup_ratio),
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        seed=seed(parameters.seed, parameters.round, "training") % 2**32,
+        bf16=session.device.type == "cuda",
+        use_cpu=session.device.type == "cpu",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=session.device.type == "cuda",
+    )
+    arguments._n_gpu = 1  # with more, Trainer would multiply the batch size by their number
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
-            output_dir=str(scratch / "trainer"),
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=parameters.batch_size // micro,
-            max_steps=batches.steps,
-            train_sampling_strategy="sequential",
-            optim="adamw_torch",
-            learning_rate=parameters.learning_rate,
-            lr_scheduler_type="cosine_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": LOWEST_RATE[parameters.rules]},
-            warmup_steps=math.ceil(batches.steps * parameters.warmup_ratio),
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            seed=seed(parameters.seed, parameters.round, "training") % 2**32,
-            bf16=session.device.type == "cuda",
-            use_cpu=session.device.type == "cpu",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=session.device.type == "cuda",
-        ),
+        args=arguments,
         train_dataset=batches,
         data_collator=lambda chosen: collate(chosen, session.pad_token),
         callbacks=[watcher],
