@@ -146,5 +146,5 @@ def _files(root: Path) -> Iterator[Path]:
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _files(path)
-        elif path.is_file():
+        elif path.is_file() or path.is_symlink():  # a link that leads nowhere is told like a file that cannot be read
             yield path

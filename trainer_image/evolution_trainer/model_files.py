@@ -171,7 +171,7 @@ def _weights(folder: Path) -> list[Path]:
 def _refused(pickled: list[str]) -> str:
     return (
         f"the only weights are pickled ({', '.join(pickled[:3])}), and reading a pickle can run any code in it. "
-        "If you trust them, convert them to safetensors: load the folder with transformers or peft, then save_pretrained"
+        "If you trust them, convert them to safetensors: load the folder with transformers or peft and save_pretrained"
     )
 
 

@@ -22,19 +22,18 @@ def split(text: str, max_tokens: int, count: CountTokens) -> Iterator[str]:
 
     A chunk takes as many whole paragraphs as fit; one that is too long alone is divided further.
     """
-    if len(text) <= max_tokens * _CHARACTERS_PER_TOKEN and count(text) <= max_tokens:
-        yield text
-        return
     chunk: list[str] = []
     tokens = 0
-    for piece in _pieces(text, max_tokens, count, 0):
-        size = count(piece)
+    for piece, size in _pieces(text, max_tokens, count):
         if chunk and tokens + size > max_tokens:
             yield from _joined(chunk, max_tokens, count)
             chunk, tokens = [], 0
         chunk.append(piece)
         tokens += size
-    yield from _joined(chunk, max_tokens, count)
+    if len(chunk) == 1 and chunk[0] == text:
+        yield text
+    else:
+        yield from _joined(chunk, max_tokens, count)
 
 
 def _joined(pieces: list[str], max_tokens: int, count: CountTokens) -> Iterator[str]:
@@ -49,25 +48,33 @@ def _joined(pieces: list[str], max_tokens: int, count: CountTokens) -> Iterator[
     yield from _joined(pieces[half:], max_tokens, count)
 
 
-def _pieces(text: str, max_tokens: int, count: CountTokens, level: int) -> Iterator[str]:
-    """`text` in pieces that fit, each with the blanks that follow it, divided no further than needed."""
-    bare = text.strip()
-    if not bare or (len(bare) <= max_tokens * _CHARACTERS_PER_TOKEN and count(bare) <= max_tokens):
-        yield text
-    elif level == len(_BORDERS):
-        yield from _cut(text, max_tokens, count)
-    else:
-        start = 0
-        for border in _BORDERS[level].finditer(text):
-            if border.end() > start:
-                yield from _pieces(text[start : border.end()], max_tokens, count, level + 1)
-                start = border.end()
-        if start < len(text):
-            yield from _pieces(text[start:], max_tokens, count, level + 1)
+def _pieces(text: str, max_tokens: int, count: CountTokens, level: int = 0) -> Iterator[tuple[str, int]]:
+    """`text` in pieces that fit, each with the blanks that follow it and its tokens, divided no further than needed."""
+    if len(text) <= max_tokens * _CHARACTERS_PER_TOKEN:
+        tokens = count(text)
+        if tokens <= max_tokens:
+            yield text, tokens
+            return
+    for next_level in range(level, len(_BORDERS)):
+        parts = list(_divided(text, _BORDERS[next_level]))
+        if len(parts) > 1:
+            for part in parts:
+                yield from _pieces(part, max_tokens, count, next_level + 1)
+            return
+    yield from _cut(text, max_tokens, count)
 
 
-def _cut(text: str, max_tokens: int, count: CountTokens) -> Iterator[str]:
-    """`text`, which has no border, in the longest pieces that fit."""
+def _divided(text: str, border: re.Pattern[str]) -> Iterator[str]:
+    start = 0
+    for found in border.finditer(text):
+        if start < found.end() < len(text):
+            yield text[start : found.end()]
+            start = found.end()
+    yield text[start:]
+
+
+def _cut(text: str, max_tokens: int, count: CountTokens) -> Iterator[tuple[str, int]]:
+    """`text`, which has no border, in the longest pieces that fit, with their tokens."""
     while text:
         fits, too_long = 1, min(len(text), max_tokens * _CHARACTERS_PER_TOKEN) + 1
         while too_long - fits > 1:
@@ -78,9 +85,12 @@ def _cut(text: str, max_tokens: int, count: CountTokens) -> Iterator[str]:
                 too_long = middle
         end = fits
         # A letter and its accents, or the parts of an emoji, belong together.
-        while 1 < end < len(text) and (
-            unicodedata.combining(text[end]) or text[end] in _JOINERS or text[end - 1] == "\u200d"
-        ):
+        while 0 < end < len(text) and (_joins(text[end]) or text[end - 1] == "\u200d"):
             end -= 1
-        yield text[:end] if end > 1 else text[:fits]
-        text = text[end if end > 1 else fits :]
+        end = end or fits
+        yield text[:end], count(text[:end])
+        text = text[end:]
+
+
+def _joins(character: str) -> bool:
+    return bool(unicodedata.combining(character)) or character in _JOINERS
