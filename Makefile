@@ -3,9 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
-MODULES := evolution trainer_image/evolution_trainer
 
-.PHONY: setup quickstart test check lint types layering lock clean
+.PHONY: help setup quickstart test check test-tools lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,11 +27,14 @@ quickstart: setup
 	$(BIN)/evolve run examples/quickstart/run.yaml
 	$(BIN)/evolve report examples/quickstart/run.yaml --output report.html
 
-check: setup lint types layering
-	$(BIN)/python -m pytest -m 'not slow'
+check: setup lint types layering test-tools
+	$(BIN)/python -m pytest -m 'not slow' -n 2
 
-test: setup lint types layering
-	$(BIN)/python -m pytest
+test: setup lint types layering test-tools
+	$(BIN)/python -m pytest -n 2
+
+test-tools: setup
+	-$(BIN)/python tests/tools/build.py minio
 
 lint:
 	$(BIN)/ruff check

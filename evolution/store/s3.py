@@ -172,13 +172,17 @@ class S3Store:
             raise store_error(error, f"the store {self.uri}", f"cannot {verb} {key}") from error
 
 
+def _endpoint() -> str:
+    return os.environ.get("EVOLUTION_S3_ENDPOINT") or "https://s3.amazonaws.com"
+
+
 def client(uri: str, connections: urllib3.PoolManager | None = None) -> Minio:
     """A client for the server that the environment names, to reach `uri`.
 
     Raises:
         StoreRefused: no credentials in the environment, or an endpoint that is none.
     """
-    endpoint = os.environ.get("EVOLUTION_S3_ENDPOINT") or "https://s3.amazonaws.com"
+    endpoint = _endpoint()
     parts = urlsplit(endpoint)
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
         raise StoreRefused(
@@ -245,7 +249,7 @@ def store_error(error: Exception, where: str, failed: str) -> StoreError:
     reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
     if isinstance(reason, urllib3.exceptions.SSLError):
         return StoreRefused(f"{where}: {failed}: no trusted TLS connection, see SSL_CERT_FILE ({reason})")
-    return StoreUnavailable(f"{where} does not answer: {failed} ({reason or error})")
+    return StoreUnavailable(f"{where} does not answer at {_endpoint()}: {failed} ({reason or error})")
 
 
 def _by_status(status: int, where: str, failed: str) -> StoreError:

@@ -31,7 +31,12 @@ def workplace(folder: Path, *, documents: Path, evaluation: Path, preset: str) -
         "generation": {"temperature": 0.7, "maxTokens": 48},
         "gate": {"patience": 0},
     }
-    run = {"apiVersion": "selfevolution.io/v1alpha1", "kind": "EvolutionRun", "metadata": {"name": "aiops"}, "spec": spec}
+    run = {
+        "apiVersion": "selfevolution.io/v1alpha1",
+        "kind": "EvolutionRun",
+        "metadata": {"name": "aiops"},
+        "spec": spec,
+    }
     (folder / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
     return Workplace(folder)
 
@@ -51,7 +56,9 @@ def test_the_toy_documents_go_through_two_rounds(tmp_path: Path, preset: str) ->
 def test_two_hundred_documents_go_through_two_rounds(tmp_path: Path, preset: str) -> None:
     rows = json.loads((DATA / "AIOps_data.json").read_text(encoding="utf-8"))[:200]
     (tmp_path / "documents.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
-    place = workplace(tmp_path, documents=tmp_path / "documents.json", evaluation=DATA / "AIOps_eval_data.json", preset=preset)
+    place = workplace(
+        tmp_path, documents=tmp_path / "documents.json", evaluation=DATA / "AIOps_eval_data.json", preset=preset
+    )
     done = place.evolve("run", timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     prepared = next(m for m in place.manifests().values() if m["parameters"].get("source") == "Documents")

@@ -2,11 +2,18 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_run import Workplace, small_workplace
+
+from evolution.decide import Plan
+from evolution.local.places import open_run
+from evolution.local.runner import Runner
+from evolution.local.worker import Worker
+from evolution.plan.worker import Event
 
 KINDS = ["prepare-model", "prepare-documents", "prepare-evaluation", "r0-evaluate"]
 ROUND = ["generate", "train", "evaluate"]
@@ -42,11 +49,41 @@ def test_running_again_does_nothing_and_says_so(finished: Workplace) -> None:
     assert finished.manifests() == before
 
 
-def test_one_worker_reads_the_base_model_once(tmp_path: Path) -> None:
-    place = small_workplace(tmp_path)
-    assert place.evolve("run").returncode == 0
-    loads = [m["timings"]["load"] for m in place.manifests().values() if m["timings"]["load"] > 0]
-    assert len(loads) == 1
+class CountedWorker(Worker):
+    started = 0
+
+    def __init__(self, log: Path) -> None:
+        type(self).started += 1
+        super().__init__(log)
+
+
+class Listener:
+    """An audience that keeps what the worker says."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.warnings: list[str] = []
+
+    def planned(self, plan: Plan) -> None: ...
+
+    def happened(self, event: Event) -> None:
+        self.events.append(event)
+
+    def warned(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+def test_one_worker_does_the_whole_run_and_reads_the_base_model_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOLUTION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("evolution.local.runner.Worker", CountedWorker)
+    listener = Listener()
+    plan = Runner(open_run(small_workplace(tmp_path).file, None), listener).run()
+    assert plan.status.state == "Complete"
+    assert [event.event for event in listener.events].count("model-loaded") == 1
+    assert CountedWorker.started == 1
+    assert listener.warnings == []
 
 
 def test_the_finished_rounds_are_printed_as_a_table(finished: Workplace) -> None:
@@ -147,7 +184,7 @@ def test_the_report_is_one_page(finished: Workplace, tmp_path: Path) -> None:
 
 
 def test_publish_leaves_a_plain_peft_folder_once(tmp_path: Path) -> None:
-    place = small_workplace(tmp_path, {"rounds": 1, "publish": {"uri": "published"}})
+    place = small_workplace(tmp_path, {"rounds": 1, "publish": {"uri": "published", "select": "Last"}})
     done = place.evolve("run")
     assert done.returncode == 0, done.stderr
     files = {path.name for path in (tmp_path / "published").iterdir()}
@@ -198,6 +235,7 @@ def test_a_damaged_blob_that_a_later_stage_needs_is_reported_and_made_again(tmp_
     blob = listing.parents[1] / weights[:2] / weights
     blob.chmod(0o644)
     blob.write_bytes(b"damaged")
+    shutil.rmtree(tmp_path / "cache")  # an unpacked copy of the adapter would do as well
     place.edit({"rounds": 2})
     done = place.evolve("run")
     assert done.returncode == 0, done.stderr
