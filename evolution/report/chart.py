@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from evolution.plan.stage import Kind
-from evolution.report.figures import Figures, LossCurve, Round
+from evolution.report.figures import Figures, LossCurve, LossPoint, Round
 from evolution.report.headline import metric_name
 from evolution.report.table import format_seconds
 
@@ -18,6 +18,7 @@ ROUNDS_AHEAD = 20
 """Rounds still to come have a place on the axis in runs up to this long."""
 ROUNDS_WITH_POINTS = 40
 LABEL_DISTANCE = 17.0
+FEWEST_POINTS_TO_SMOOTH = 40
 
 
 @dataclass(frozen=True)
@@ -164,8 +165,7 @@ def loss_chart(curves: Sequence[LossCurve]) -> Markup | None:
         label = f"Round {curve.round}: {curve.steps} steps, loss from {ends[0].loss:.3f} to {ends[1].loss:.3f}"
         parts.append(
             Markup(
-                '<g class="stretch"><title>{}</title><rect class="{}" x="{}" y="{}" width="{}" height="{}"/>'
-                '<path class="line" d="{}"/>{}</g>'
+                '<g class="stretch"><title>{}</title><rect class="{}" x="{}" y="{}" width="{}" height="{}"/>{}{}</g>'
             ).format(
                 label,
                 "odd" if n % 2 and len(curves) <= ROUNDS_AHEAD else "even",
@@ -173,7 +173,7 @@ def loss_chart(curves: Sequence[LossCurve]) -> Markup | None:
                 TOP,
                 round(right - left, 1),
                 frame.bottom - TOP,
-                path([(frame.x(before + point.step), frame.y(point.loss)) for point in curve.points]),
+                _loss_lines(frame, before, curve.points),
                 text((left + right) / 2, frame.bottom + 20, _round_name(curve, curves), "tick middle")
                 if curve.round % named == 0
                 else Markup(),
@@ -181,6 +181,20 @@ def loss_chart(curves: Sequence[LossCurve]) -> Markup | None:
         )
         before += curve.steps
     return frame.svg(f"Training loss over {total} steps in {len(curves)} rounds", frame.grid(ticks, _plain), *parts)
+
+
+def _loss_lines(frame: Frame, before: int, points: Sequence[LossPoint]) -> Markup:
+    """The loss as it was, and over it a running mean where there are enough points for one."""
+    losses = [point.loss for point in points]
+    xs = [frame.x(before + point.step) for point in points]
+    line = Markup('<path class="{}" d="{}"/>')
+    exact = path([(x, frame.y(loss)) for x, loss in zip(xs, losses, strict=True)])
+    if len(points) < FEWEST_POINTS_TO_SMOOTH:
+        return line.format("line", exact)
+    reach = len(points) // 20
+    windows = [losses[max(0, at - reach) : at + reach + 1] for at in range(len(losses))]
+    smooth = path([(x, frame.y(sum(window) / len(window))) for x, window in zip(xs, windows, strict=True)])
+    return line.format("line exact", exact) + line.format("line", smooth)
 
 
 def _round_name(curve: LossCurve, curves: Sequence[LossCurve]) -> str:

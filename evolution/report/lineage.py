@@ -24,10 +24,11 @@ def drawn_rounds(figures: Figures) -> list[int]:
 def lineage_drawing(figures: Figures) -> Markup:
     """A box per stage, a column per round; lines of one input each, those from far away shown on demand only."""
     rounds = drawn_rounds(figures)
-    places = {stage.id: _place(stage, rounds) for stage in figures.stages if stage.round in (0, *rounds)}
-    shown = [stage for stage in figures.stages if stage.id in places]
+    shown = [stage for stage in figures.stages if stage.round in (0, *rounds)]
+    top = min(_row(stage) for stage in shown)
+    places = {stage.id: _place(stage, rounds, top) for stage in shown}
     width = max(x for x, _ in places.values()) + BOX_WIDTH + MARGIN
-    height = 4 * ROW + MARGIN + 18
+    height = (4 - top) * ROW + MARGIN + 18
     heads = (
         text(MARGIN + COLUMN * (2 + n) + BOX_WIDTH / 2, 14, f"round {r}", "tick middle") for n, r in enumerate(rounds)
     )
@@ -38,14 +39,18 @@ def lineage_drawing(figures: Figures) -> Markup:
     ).format(width, height, Markup().join([*heads, dots, *_lines(shown, places, rounds), *_boxes(shown, places)]))
 
 
-def _place(stage: StageLine, rounds: Sequence[int]) -> tuple[float, float]:
+def _row(stage: StageLine) -> int:
+    return PREPARE_ROWS[stage.id] if stage.kind is Kind.PREPARE else ROWS[stage.kind]
+
+
+def _place(stage: StageLine, rounds: Sequence[int], top: int) -> tuple[float, float]:
     if stage.kind is Kind.PREPARE:
-        column, row = 0, PREPARE_ROWS[stage.id]
+        column = 0
     elif stage.kind is Kind.PUBLISH:
-        column, row = 2 + len(rounds), ROWS[stage.kind]
+        column = 2 + len(rounds)
     else:
-        column, row = (2 + rounds.index(stage.round) if stage.round else 1), ROWS[stage.kind]
-    return MARGIN + COLUMN * column, 26 + ROW * row
+        column = 2 + rounds.index(stage.round) if stage.round else 1
+    return MARGIN + COLUMN * column, 26 + ROW * (_row(stage) - top)
 
 
 def _boxes(stages: Iterable[StageLine], places: dict[str, tuple[float, float]]) -> Iterable[Markup]:

@@ -70,7 +70,8 @@ function browsePairs(form) {
   const reasons = [...new Set(rejected.map((pair) => pair.reject))].sort();
   if (reasons.length) options(form.elements.kept, [["rejected", "rejected, all reasons"]]);
   options(form.elements.kept, reasons.map((reason) => [`=${reason}`, `rejected: ${reason}`]));
-  document.getElementById("pair-order").hidden = !pairs.some((pair) => pair.ifd !== null);
+  const scored = pairs.some((pair) => pair.ifd !== null);
+  document.getElementById("pair-order").hidden = !scored;
 
   function wanted(pair, kept) {
     if (kept === "kept") return !pair.reject;
@@ -119,7 +120,12 @@ function browsePairs(form) {
     return [row];
   }
   const [table, pager] = ["pair-table", "pair-pager"].map((id) => document.getElementById(id));
-  browser({ form, table, pager, find, draw, noun: "pair" });
+  const ifd = table.tHead.rows[0].cells[3].firstChild;
+  function head({ kept }) {
+    table.tHead.rows[0].cells[3].replaceChildren(kept === "kept" ? ifd : "Rejected as");
+    table.classList.toggle("without-difficulty", kept === "kept" && !scored);
+  }
+  browser({ form, table, pager, find, draw, head, noun: "pair" });
 }
 
 function browsePredictions(form) {
