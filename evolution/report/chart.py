@@ -1,7 +1,7 @@
 """Charts as inline SVG; the style sheet of the page colours them, so that light, dark and print fit."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -286,11 +286,6 @@ def _tip(frame: Frame, record: Round, lines: Iterable[str], slot: float) -> Mark
         18 * len(shown) + 12,
         rows,
     )
-
-
-def legend(kinds: Mapping[Kind, float]) -> Sequence[Kind]:
-    """The kinds of stage that took time, in the order of their colours in the chart."""
-    return [kind for kind in STAGE_KINDS if kinds.get(kind)]
 
 
 def nice_ticks(highest: float) -> list[float]:
