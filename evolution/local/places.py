@@ -49,7 +49,8 @@ def open_run(path: Path, store: str | None) -> LocalRun:
 def with_local_revisions(run: EvolutionRun) -> EvolutionRun:
     """`run` with the state of local files as the revision of every source that names none, so that edits are seen."""
     spec = run.spec
-    model = spec.model.revision or "".join(local_revision(uri) for uri in (spec.model.uri, spec.model.adapter_uri) if uri)
+    models = [uri for uri in (spec.model.uri, spec.model.adapter_uri) if uri]
+    model = spec.model.revision or "".join(map(local_revision, models))
     documents = spec.documents.revision or local_revision(spec.documents.uri)
     evaluation = spec.evaluation.revision or local_revision(spec.evaluation.uri)
     changed = {

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,6 @@ import pytest
 from small_run import Workplace, small_workplace
 
 MOMENTS = 40
-LATEST = 12.0
-"""Seconds; a little more than an undisturbed run takes."""
 
 Manifests = dict[str, dict[str, Any]]
 
@@ -22,19 +21,21 @@ def outcome(manifests: Manifests) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifests]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifests, float]:
+    """Folder, manifests and seconds of a run that nobody kills."""
     place = small_workplace(tmp_path_factory.mktemp("undisturbed"))
+    started = time.monotonic()
     done = place.evolve("run")
     assert done.returncode == 0, done.stderr
-    return place.folder, place.manifests()
+    return place.folder, place.manifests(), time.monotonic() - started
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_killed_at_forty_random_moments_a_run_ends_as_if_undisturbed(
-    undisturbed: tuple[Path, Manifests], tmp_path: Path
+    undisturbed: tuple[Path, Manifests, float], tmp_path: Path
 ) -> None:
-    source, expected = undisturbed
+    source, expected, seconds = undisturbed
     dice = random.Random(20261121)
     kills = {"run": 0, "worker": 0}
     store = 0
@@ -46,7 +47,7 @@ def test_killed_at_forty_random_moments_a_run_ends_as_if_undisturbed(
         while outcome_of(folder).keys() != expected.keys():
             victim = dice.choice(["run", "worker"])
             run = place.start("run")
-            if not _kill(run, victim, after=dice.uniform(0.2, LATEST)):
+            if not _kill(run, victim, after=dice.uniform(0.2, seconds)):
                 assert run.wait(240) == 0
                 break
             kills[victim] += 1
