@@ -74,7 +74,10 @@ def report(
     local = open_run(file, store)
     seen = observe(local, warn)
     assert seen.graph is not None
-    write_report(local.run, seen.graph, local.artifacts, output, seen.status)
+    try:
+        write_report(local.run, seen.graph, local.artifacts, output, seen.status)
+    except OSError as error:
+        raise typer.BadParameter(f"{output} cannot be written: {error.strerror}") from error
     console.print(f"wrote {output}")
 
 

@@ -9,7 +9,7 @@ from evolution.plan.stage import sha256
 from evolution.store.artifacts import Artifacts
 from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
-from evolution.store.sources import local_revision
+from evolution.store.revisions import local_revision
 
 DEFAULT_STORE = ".evolution"
 """Folder beside the run file."""
@@ -47,12 +47,19 @@ def open_run(path: Path, store: str | None) -> LocalRun:
 
 
 def with_local_revisions(run: EvolutionRun) -> EvolutionRun:
-    """`run` with the state of local files as the revision of every source that names none, so that edits are seen."""
+    """`run` with the content of local files as the revision of every source that names none, so that edits are seen.
+
+    Raises:
+        SourceUnusable: a local source is not there, or not readable.
+    """
     spec = run.spec
-    models = [uri for uri in (spec.model.uri, spec.model.adapter_uri) if uri]
-    model = spec.model.revision or "".join(map(local_revision, models))
-    documents = spec.documents.revision or local_revision(spec.documents.uri)
-    evaluation = spec.evaluation.revision or local_revision(spec.evaluation.uri)
+
+    def revision(*uris: str) -> str:
+        return "".join(local_revision(uri, cache_folder()) for uri in uris if uri)
+
+    model = spec.model.revision or revision(spec.model.uri, spec.model.adapter_uri)
+    documents = spec.documents.revision or revision(spec.documents.uri)
+    evaluation = spec.evaluation.revision or revision(spec.evaluation.uri)
     changed = {
         "model": spec.model.model_copy(update={"revision": model}),
         "documents": spec.documents.model_copy(update={"revision": documents}),

@@ -45,24 +45,13 @@ def local_copy(uri: str, cache: Path) -> Path:
     return _local(uri)
 
 
-def local_revision(uri: str) -> str:
-    """Changes when a file at a local `uri` is edited, added, renamed or removed, and is cheap; "" where not local.
+def local_source(uri: str) -> Path | None:
+    """Where a file:// location or a path lies; None for other locations.
 
     Raises:
         SourceUnusable: nothing there, or not readable.
     """
-    if "://" in uri and not uri.startswith("file://"):
-        return ""
-    root = _local(uri)
-    seen = hashlib.sha256()
-    for path in _files(root, uri) if root.is_dir() else [root]:
-        try:
-            stat = path.stat()
-        except OSError:  # a dangling link, or removed meanwhile
-            continue
-        name = path.relative_to(root).as_posix()
-        seen.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return seen.hexdigest()
+    return None if "://" in uri and not uri.startswith("file://") else _local(uri)
 
 
 def _local(uri: str) -> Path:
@@ -77,13 +66,6 @@ def _local(uri: str) -> Path:
     if not os.access(path, os.R_OK):
         raise SourceUnusable(f"{uri}: not readable for this user")
     return path
-
-
-def _files(root: Path, uri: str) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise SourceUnusable(f"{uri}: {error.filename}: {error.strerror}") from error
-
-    return sorted(Path(folder) / name for folder, _, names in os.walk(root, onerror=refuse) for name in names)
 
 
 def _download(uri: str, copy: Path) -> Path:

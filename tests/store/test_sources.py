@@ -1,7 +1,6 @@
 """What a run names outside its store reaches this machine, or the reason why not does."""
 
 import io
-import os
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from faulty_proxy import FaultyProxy
 from minio_server import MinioBucket
 
 from evolution.store.base import StoreRefused, StoreUnavailable
-from evolution.store.sources import SourceUnusable, local_copy, local_revision
+from evolution.store.sources import SourceUnusable, local_copy
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -52,9 +51,8 @@ def test_a_local_source_is_used_where_it_lies(tmp_path: Path) -> None:
 
 def test_a_local_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     uri = (tmp_path / "no-such").as_uri()
-    for action in (lambda: local_copy(uri, tmp_path), lambda: local_revision(uri)):
-        with pytest.raises(SourceUnusable, match=f"{uri}: there is no such file or folder"):
-            action()
+    with pytest.raises(SourceUnusable, match=f"{uri}: there is no such file or folder"):
+        local_copy(uri, tmp_path)
 
 
 @pytest.mark.parametrize("uri", ["hf://org/name@0123", "pvc://claim/path", "https://host/x", "", "S3://bucket/x"])
@@ -66,44 +64,6 @@ def test_other_schemes_are_refused_with_what_is_supported(tmp_path: Path, uri: s
 def test_two_slashes_instead_of_three_are_explained(tmp_path: Path) -> None:
     with pytest.raises(SourceUnusable, match="three slashes are needed"):
         local_copy("file://documents/a", tmp_path)
-
-
-def test_a_local_revision_changes_with_every_kind_of_edit_and_with_nothing_else(tmp_path: Path) -> None:
-    folder = tmp_path / "documents"
-    (folder / "deep").mkdir(parents=True)
-    file = folder / "deep" / "a.txt"
-    file.write_text("one")
-    uri = folder.as_uri()
-    seen = [local_revision(uri)]
-    assert local_revision(uri) == local_revision(str(folder)) == seen[0]
-    folder.rename(tmp_path / "moved")
-    assert local_revision((tmp_path / "moved").as_uri()) == seen[0]
-    (tmp_path / "moved").rename(folder)
-    file.write_text("longer")
-    seen.append(local_revision(uri))
-    os.utime(file, ns=(1, 1))
-    seen.append(local_revision(uri))
-    os.utime(file, ns=(1, 2))
-    seen.append(local_revision(uri))
-    file.rename(folder / "deep" / "b.txt")
-    seen.append(local_revision(uri))
-    (folder / "c.txt").write_text("")
-    seen.append(local_revision(uri))
-    assert len({*seen}) == len(seen)
-    (folder / "c.txt").unlink()
-    assert local_revision(uri) == seen[-2]
-
-
-def test_a_local_revision_of_one_file_changes_with_it(tmp_path: Path) -> None:
-    file = tmp_path / "items.jsonl"
-    file.write_text("{}")
-    before = local_revision(file.as_uri())
-    file.write_text("{}{}")
-    assert local_revision(file.as_uri()) != before
-
-
-def test_remote_sources_have_no_local_revision() -> None:
-    assert local_revision("s3://bucket/prefix") == local_revision("hf://org/name") == ""
 
 
 @pytest.mark.minio
