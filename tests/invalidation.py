@@ -77,7 +77,7 @@ EDITS: Mapping[str, Any] = {
     "publish.uri": "s3://adapters/elsewhere",
     "publish.select": "Last",
 }
-"""Another valid value for every field. The scores of the simulated run rise, so no edit of the gate changes its course."""
+"""Another valid value for every field. The scores of the simulated run rise: no edit of the gate changes its course."""
 
 
 def fields(model: type[BaseModel] = EvolutionRunSpec, below: str = "") -> Iterator[str]:
