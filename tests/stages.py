@@ -8,12 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import Result, StageRun
-
 from evolution.plan.stage import canonical_json
 from evolution.store.artifacts import Artifacts
 from evolution.store.folder import FolderStore
+from evolution_trainer.model import ModelSession
+from evolution_trainer.stage import Result, StageRun
 
 GENERATE: Mapping[str, Any] = {
     "seed": 7,

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from evolution_trainer.model import ModelSession
 from small_run import QUICKSTART
 from stages import Bench
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+
+from evolution_trainer.model import ModelSession
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import StageFailed
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from evolution_trainer import engine
 from evolution_trainer.engine import Engine, Reply
 from evolution_trainer.model import ModelSession

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from stages import EVALUATE, TRAIN, Bench, pair
+
 from evolution_trainer import evaluate, metrics, train
 from evolution_trainer.metrics import interval, measure
-from stages import EVALUATE, TRAIN, Bench, pair
 
 
 def item(number: int, question: str = "", answer: str = "") -> dict[str, str]:

@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import pytest
+from small_run import QUICKSTART
+from stages import GENERATE, Bench
+
 from evolution_trainer import generate
 from evolution_trainer.engine import Engine, Reply
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import StageFailed
-from small_run import QUICKSTART
-from stages import GENERATE, Bench
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_document_over_the_models_window_is_rejected_as_too_long_and_never_cut
 
 
 def test_a_stage_that_kept_no_pair_fails_with_the_counts_by_reason(demo: Bench) -> None:
-    with pytest.raises(StageFailed, match="none of the 6 questions about 3 documents.*6 Truncated") as failure:
+    with pytest.raises(StageFailed, match=r"none of the 6 questions about 3 documents.*6 Truncated") as failure:
         demo.do(generate, {**GENERATE, "maxTokens": 1}, documents=demo.put(documents(3)))
     assert failure.value.reason == "NoPairs"
 

@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+from stages import SCORE, Bench, pair
+
 from evolution_trainer import score
 from evolution_trainer.model import ModelSession
 from evolution_trainer.score import default_measure, scored
-from stages import SCORE, Bench, pair
 
 WORDS = ("seven", "network", "切片", "alarm", "licence", "<|im_end|>", "is", "the")
 PAIRS = [

@@ -1,4 +1,5 @@
 import pytest
+
 from evolution_trainer.selection import Scores, select, select_as_reference
 
 SCORES: Scores = [0.5, None, 0.9, 0.7, 0.9, 1.4, 0.1, None, 0.3, 0.6]

@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig
+from safetensors.torch import load_file
+from stages import TRAIN, Bench, pair
+
 from evolution_trainer import train
 from evolution_trainer.adapter import lora_config
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import StageFailed
 from evolution_trainer.train import TrainParameters, fit
 from evolution_trainer.training_rows import IGNORED, Batches, TrainingRow, collate, tokenised
-from safetensors.torch import load_file
-from stages import TRAIN, Bench, pair
 
 PAIRS = [pair(i) for i in range(12)]
 
@@ -101,7 +103,7 @@ def test_every_row_comes_once_per_pass_and_batches_are_full(session: ModelSessio
     assert batches.order != Batches.shuffled(rows, 5, 12, 1.0, 4).order
 
 
-def test_batches_hold_rows_of_similar_length(session: ModelSession) -> None:
+def test_batches_hold_rows_of_similar_length() -> None:
     rows = [TrainingRow(torch.zeros(1 + i % 50, dtype=torch.int32), 1) for i in range(400)]
     batches = Batches.shuffled(rows, 8, None, 1.0, 3)
     lengths = [len(row.ids) for row in (batches[i] for i in range(400))]
@@ -208,9 +210,7 @@ def test_the_model_card_names_every_input(bench: Bench) -> None:
     assert "| learningRate | 0.001 |" in card
 
 
-def test_the_adapter_loads_with_plain_peft(bench: Bench, session: ModelSession) -> None:
-    from peft import PeftConfig
-
+def test_the_adapter_loads_with_plain_peft(bench: Bench) -> None:
     folder = bench.do(train, TRAIN, pairs=bench.put(PAIRS)).result.outputs["adapter"].path
     config = PeftConfig.from_pretrained(folder)
     assert json.loads((folder / "adapter_config.json").read_bytes())["r"] == config.r == 4

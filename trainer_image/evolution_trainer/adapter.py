@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from evolution.plan.manifest import Record
 from evolution.plan.stage import canonical_json
 from evolution.plan.worker import ExitCode
-from evolution_trainer.model import adapter_settings, linear_modules
+from evolution_trainer.base_model import adapter_settings, linear_modules
 from evolution_trainer.stage import StageFailed
 
 

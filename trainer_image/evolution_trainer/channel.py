@@ -108,12 +108,12 @@ class ProgressReporter:
             note=note,
             updated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        if finished or now - self._piped >= PIPE_INTERVAL:
-            self._piped = now
-            self._pipe.emit(progress)
         if now - self._stored >= STORE_INTERVAL:
             self._stored = now
             try:
                 self._store.write(keys.progress(self._run, self._fingerprint), progress.to_json())
             except StoreError as error:
                 print(f"progress is not written to the store: {error}", file=sys.stderr)  # noqa: T201
+        if finished or now - self._piped >= PIPE_INTERVAL:
+            self._piped = now
+            self._pipe.emit(progress)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -29,10 +28,8 @@ from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe, OrderPipe, ProgressReporter
+from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import Result, StageFailed, StageRun
-
-if TYPE_CHECKING:
-    from evolution_trainer.model import ModelSession
 
 LIBRARIES = ("evolution", "torch", "transformers", "peft")
 
@@ -90,7 +87,7 @@ class Worker:
 
     pipe: EventPipe
     cache: Path
-    _session: "ModelSession | None" = None
+    _session: ModelSession | None = None
     _scratch: Path | None = None
 
     def do(self, order: bytes) -> int:
@@ -141,7 +138,7 @@ class Worker:
         self.pipe.emit(Started(stage=todo.id, fingerprint=name))
         with clock.loading():
             run_stage = stage_of(todo.kind)
-            session = self._session_for(order.model)
+        session = self._session_for(order.model)
         session.expect(inputs.get("model"))
         loaded = session.load_seconds
         with self._scratch_folder(name) as scratch:
@@ -183,12 +180,8 @@ class Worker:
         self.pipe.emit(Committed(stage=todo.id, manifest=manifest, adopted=not created))
         return manifest
 
-    def _session_for(self, uri: str) -> "ModelSession":
+    def _session_for(self, uri: str) -> ModelSession:
         if self._session is None or self._session.uri != uri:
-            from evolution_trainer.model import (
-                ModelSession,
-            )  # takes seconds; an order that is done already needs no model
-
             self._session = None  # the old model leaves memory before the new one comes
             self._session = ModelSession(
                 uri, self.cache, on_load=lambda seconds: self.pipe.emit(ModelLoaded(seconds=round(seconds, 3)))
