@@ -94,6 +94,7 @@ def foreign_adapter(place: Workplace) -> None:
     place.edit({"model": {"adapterURI": "adapter"}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
@@ -130,6 +131,7 @@ def test_bad_input_ends_with_41_and_names_place_value_and_remedy(
     assert not [path for path in (tmp_path / ".evolution").rglob("*") if path.is_file() and path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [empty_document, broken_line, other_encoding])
 def test_bad_documents_can_be_skipped_and_are_counted(spoil: Callable[[Workplace], None], tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1, "documents": {"onInvalid": "Skip"}, "training": {"maxSteps": 1}})
@@ -163,6 +165,7 @@ def test_a_wrong_run_file_ends_with_40_before_anything_is_touched(
     assert not (tmp_path / ".evolution").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "expected"),
     [
@@ -180,6 +183,7 @@ def test_training_settings_that_the_model_cannot_have_end_with_40(
         assert words in text
 
 
+@pytest.mark.slow
 def test_a_selection_larger_than_the_history_is_a_warning_with_both_numbers(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"selection": {"size": 5000}})
     code, text = told(place)
@@ -190,6 +194,7 @@ def test_a_selection_larger_than_the_history_is_a_warning_with_both_numbers(tmp_
     assert "warning" in text
 
 
+@pytest.mark.slow
 def test_evaluation_questions_among_the_generated_ones_are_a_warning_with_the_count(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1})
     assert told(place)[0] == 0

@@ -73,6 +73,7 @@ class Listener:
         self.warnings.append(message)
 
 
+@pytest.mark.slow
 def test_one_worker_does_the_whole_run_and_reads_the_base_model_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +173,7 @@ def test_chat_shows_the_base_and_a_round_side_by_side(finished: Workplace) -> No
     assert set(json.loads(asked.stdout)["answers"]) == {"base", "round 1", "round 2"}
 
 
+@pytest.mark.slow
 def test_chat_reads_questions_from_a_pipe(finished: Workplace) -> None:
     asked = finished.evolve("chat", "--json", input_="What?\nWhere is it?\n\n")
     assert [json.loads(line)["question"] for line in asked.stdout.splitlines()] == ["What?", "Where is it?"]
@@ -183,6 +185,7 @@ def test_the_report_is_one_page(finished: Workplace, tmp_path: Path) -> None:
     assert "<html" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_publish_leaves_a_plain_peft_folder_once(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1, "publish": {"uri": "published", "select": "Last"}})
     done = place.evolve("run")
@@ -192,6 +195,7 @@ def test_publish_leaves_a_plain_peft_folder_once(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "published" / "adapter_config.json").read_text())["base_model_name_or_path"]
 
 
+@pytest.mark.slow
 def test_gc_removes_what_an_edit_left_behind_and_nothing_that_is_kept(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1})
     assert place.evolve("run").returncode == 0
@@ -207,6 +211,7 @@ def test_gc_removes_what_an_edit_left_behind_and_nothing_that_is_kept(tmp_path: 
     assert "would remove 0 stages and 0 blobs" in place.evolve("gc", "--grace", "0").stdout
 
 
+@pytest.mark.slow
 def test_retry_finds_a_damaged_artifact_and_does_its_stage_again(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1})
     assert place.evolve("run").returncode == 0
@@ -226,6 +231,7 @@ def test_retry_finds_a_damaged_artifact_and_does_its_stage_again(tmp_path: Path)
     assert digests == {name: {o: a["digest"] for o, a in m["outputs"].items()} for name, m in before.items()}
 
 
+@pytest.mark.slow
 def test_a_damaged_blob_that_a_later_stage_needs_is_reported_and_made_again(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1})
     assert place.evolve("run").returncode == 0
