@@ -61,7 +61,7 @@ def status(file: RunFile, store: Store = None, as_json: Json = False) -> None:
         console.print(f"  round {current.round} {current.stage}: {current.waiting_for or f'{current.percent} %{left}'}")
     console.print(rounds_table(now, seen.graph))
     for condition in now.conditions:
-        if condition.status == "True" and condition.message:
+        if condition.status == "True" and condition.type in ("Complete", "Failed", "Suspended"):
             console.print(f"{condition.type}: {condition.message}")
 
 

@@ -15,7 +15,7 @@ from evolution.plan.stage import Kind
 from evolution.report.table import format_interval, format_seconds
 
 WIDTHS = {"round": 6, "pairs": 7, "rejected": 9, "loss": 8, "seconds": 9}
-SCORE_WIDTH = 24
+SCORE_WIDTH = 20
 
 
 class Terminal:

@@ -29,7 +29,7 @@ def rounds_table(status: EvolutionRunStatus, graph: Graph) -> Table:
     shown = [r for r in rounds if r == best or r in rounds[-NEWEST_ROUNDS:]]
     metrics = _metrics(done)
     stacked = len(metrics) > METRICS_ON_ONE_LINE
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if stacked else 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0 if stacked else 1, 0, 0))
     if len(shown) < len(rounds):
         table.caption = f"{len(rounds) - len(shown)} earlier rounds are left out"
     titles = [_ending_of_words.sub("\n", metric, count=1) if stacked else metric for metric in metrics]
@@ -68,7 +68,7 @@ def stages_table(graph: Graph) -> Table:
 
 
 def format_interval(evaluation: Manifest | None, metric: str, decimals: int = 3) -> str:
-    """`0.713 [0.640, 0.780]`: the mean of a metric with its bootstrap interval; empty where there is none."""
+    """`0.713 [0.64, 0.78]`: the mean of a metric with its bootstrap interval; empty where there is none."""
     scores = evaluation.metrics.get("scores") if evaluation else None
     entry = scores.get(metric) if isinstance(scores, dict) else None
     if not isinstance(entry, dict):
@@ -78,7 +78,7 @@ def format_interval(evaluation: Manifest | None, metric: str, decimals: int = 3)
         return ""
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return f"{mean:.{decimals}f} [{low:.2f}, {high:.2f}]"
 
 
 def format_loss(train: Manifest | None) -> str:
