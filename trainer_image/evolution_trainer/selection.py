@@ -44,7 +44,7 @@ def select_as_reference(strategy: Strategy, scores: Scores, size: int, *, seed: 
         case "All":
             return ranked
         case "Random":
-            return random.Random(seed).sample(ranked, min(size, len(ranked)))
+            return ranked if size > len(ranked) else random.Random(seed).sample(ranked, size)
         case "Hard":
             return ranked[:size]
         case "Easy":

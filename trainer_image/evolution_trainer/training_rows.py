@@ -40,7 +40,9 @@ def tokenised(
     dropped = 0
     for pair in pairs:
         if rules == "Reference":
-            prompt, answer = chat.joint_prompt(pair["question"]), [*chat.joint(pair["answer"]), *chat.end]
+            # The published code fills its template in a way that turns this text of a question into the turn's number.
+            question = pair["question"].replace("{{idx}}", "0")
+            prompt, answer = chat.joint_prompt(question), [*chat.joint(pair["answer"]), *chat.end]
             room = max(1, max_tokens * len(answer) // (len(prompt) + len(answer)))
             prompt, answer = prompt[: max_tokens - room], answer[:room]
         else:

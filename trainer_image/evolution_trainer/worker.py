@@ -35,7 +35,7 @@ LIBRARIES = ("evolution", "torch", "transformers", "peft")
 
 
 class Preempted(BaseException):
-    """SIGTERM arrived."""
+    """SIGTERM or SIGINT arrived."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     signal.signal(signal.SIGTERM, _preempt)
+    signal.signal(signal.SIGINT, _preempt)
     worker = Worker(EventPipe(), options.cache)
     if not options.resident:
         code = worker.do(sys.stdin.buffer.read() if options.order == "-" else Path(options.order).read_bytes())
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _preempt(_signal: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Preempted
 
 
@@ -101,7 +103,7 @@ class Worker:
                 stage = todo.id
                 outputs[stage] = self._stage(parsed, todo, store, outputs).outputs
         except Preempted:
-            return self._failed(stage, ExitCode.PREEMPTED, "Preempted", "stopped by SIGTERM")
+            return self._failed(stage, ExitCode.PREEMPTED, "Preempted", "stopped by a signal")
         except ValidationError as error:
             return self._failed(stage, ExitCode.BAD_SPEC, "OrderInvalid", f"the order cannot be read: {_first(error)}")
         except StageFailed as error:
