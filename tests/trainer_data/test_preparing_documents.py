@@ -163,7 +163,7 @@ def aiops_file(path: Path, count: int) -> Path:
 
 
 def text_files(path: Path, count: int) -> Path:
-    return write_files(path, **{f"doc{n}": f"{PUMP} It is machine {n}. {VALVE} " * 20 for n in range(count)})
+    return write_files(path, **{f"doc{n}": f"{PUMP} It is machine {n}. {VALVE} " * 8 for n in range(count)})
 
 
 @pytest.mark.slow

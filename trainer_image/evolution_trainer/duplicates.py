@@ -16,6 +16,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ _MEANT = frozenset("%‰/&@")
 """Punctuation that changes what is said."""
 _SKETCH_BITS = 20
 _CANDIDATES = 64
-"""Chunks compared at most; among more with the same rarest shingle a near duplicate may be overlooked and kept."""
+"""Longer chunks compared at most; among more with that shingle a near duplicate may be overlooked, hence kept."""
 _SEPARATOR = "\x1f"
 
 Hashes = npt.NDArray[np.uint64]
@@ -61,14 +62,14 @@ class Chunks:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("PRAGMA cache_size = -16384")
+        self._db.execute("PRAGMA cache_size = -8192")
         self._db.execute("CREATE TABLE chunk (n INTEGER PRIMARY KEY, id TEXT UNIQUE, text TEXT, words INTEGER)")
         self._db.execute("CREATE INDEX by_length ON chunk (words DESC, id)")
         self._db.execute("CREATE TABLE source (chunk INTEGER, source TEXT)")
         self._db.execute("CREATE INDEX by_chunk ON source (chunk)")
         self._db.execute("CREATE TABLE copies (id TEXT PRIMARY KEY, count INTEGER) WITHOUT ROWID")
-        self._db.execute("CREATE TABLE rare (shingle INTEGER, words INTEGER, chunk INTEGER)")
-        self._db.execute("CREATE INDEX by_shingle ON rare (shingle, words, chunk)")
+        self._db.execute("CREATE TABLE rare (shingle INTEGER, words INTEGER, said INTEGER, chunk INTEGER)")
+        self._db.execute("CREATE INDEX by_shingle ON rare (shingle, words, said, chunk)")
         self._db.execute("CREATE TABLE removed (chunk INTEGER PRIMARY KEY)")
         self._db.execute("BEGIN")
         self._rarity = np.zeros(1 << _SKETCH_BITS, dtype=np.uint32)
@@ -113,8 +114,8 @@ class Chunks:
             kept = self._repeated(words, rarest[0])
             if kept is None:
                 # A near duplicate lacks so few words, hence shingles, that its rarest must be one of these.
-                index = [(shingle, len(words), n) for shingle in rarest[: len(words) // REST + 1]]
-                self._db.executemany("INSERT INTO rare VALUES (?, ?, ?)", index)
+                index = [(shingle, len(words), _said(words), n) for shingle in rarest[: len(words) // REST + 1]]
+                self._db.executemany("INSERT INTO rare VALUES (?, ?, ?, ?)", index)
             else:
                 self._db.execute("INSERT INTO removed VALUES (?)", (n,))
                 sources = self._db.execute("SELECT source FROM source WHERE chunk = ? ORDER BY source", (n,))
@@ -124,13 +125,14 @@ class Chunks:
 
     def _repeated(self, words: list[str], rarest: int) -> str | None:
         """Id of a chunk that holds all `words` in a row and little else."""
-        candidates = self._db.execute(
-            "SELECT chunk.id, chunk.text FROM rare JOIN chunk ON chunk.n = rare.chunk"
-            " WHERE rare.shingle = ? AND rare.words BETWEEN ? AND ? ORDER BY rare.words, chunk.id LIMIT ?",
-            (rarest, len(words), len(words) * REST // (REST - 1), _CANDIDATES),
+        found = "SELECT chunk.id, chunk.text FROM rare JOIN chunk ON chunk.n = rare.chunk WHERE rare.shingle = ?"
+        equal = self._db.execute(f"{found} AND rare.words = ? AND rare.said = ?", (rarest, len(words), _said(words)))
+        longer = self._db.execute(
+            f"{found} AND rare.words BETWEEN ? AND ? ORDER BY rare.words, rare.said LIMIT ?",
+            (rarest, len(words) + 1, len(words) * REST // (REST - 1), _CANDIDATES),
         )
         wanted = _SEPARATOR.join(["", *words, ""])
-        for id_, text in candidates:
+        for id_, text in chain(equal, longer):
             if wanted in _SEPARATOR.join(["", *comparable_words(text), ""]):
                 return str(id_)
         return None
@@ -170,6 +172,11 @@ def comparable_words(text: str) -> list[str]:
         for word in _WORD.findall(folded)
         if len(word) > 1 or word in _MEANT or unicodedata.category(word)[0] != "P"
     ]
+
+
+def _said(words: list[str]) -> int:
+    """Equal for the same words in the same order."""
+    return int(sha256(_SEPARATOR.join(words).encode())[:15], 16)
 
 
 def _shingles(words: list[str]) -> Hashes:
