@@ -270,6 +270,14 @@ def test_an_order_that_cannot_be_read_is_a_bad_spec(shop: Workshop) -> None:
     assert b"Traceback" not in err
 
 
+def test_an_order_file_that_is_not_there_is_a_bad_spec(shop: Workshop) -> None:
+    process = shop.start(str(shop.folder / "missing.json"))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 40
+    assert "missing.json" in parse_event(out.splitlines()[-1]).message  # type: ignore[union-attr]
+    assert b"Traceback" not in err
+
+
 def test_an_input_from_a_stage_that_is_not_in_the_order_is_a_bad_spec(shop: Workshop) -> None:
     said = shop.do(training(shop))
     assert (said.code, said.failed.reason) == (40, "OrderInvalid")

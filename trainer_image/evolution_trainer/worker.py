@@ -7,18 +7,16 @@ import shutil
 import signal
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from pydantic import ValidationError
 
-from evolution.plan.manifest import Artifact, Manifest, Timings
+from evolution.plan.manifest import Artifact, Manifest
 from evolution.plan.order import Order, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint
 from evolution.plan.worker import Committed, ExitCode, Failed, ModelLoaded, OrderDone, Ready, Started
@@ -30,6 +28,7 @@ from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe, OrderPipe, ProgressReporter
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import Result, StageFailed, StageRun
+from evolution_trainer.timing import Clock, TimedArtifacts
 
 LIBRARIES = ("evolution", "torch", "transformers", "peft")
 
@@ -59,10 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _preempt)
     worker = Worker(EventPipe(), options.cache)
     if not options.resident:
-        code = worker.do(sys.stdin.buffer.read() if options.order == "-" else Path(options.order).read_bytes())
-        if not code:
-            worker.pipe.emit(OrderDone())
-        return code
+        return worker.do_one(options.order)
     orders = OrderPipe(worker.remove_scratch)
     worker.pipe.emit(Ready())
     try:
@@ -91,6 +87,17 @@ class Worker:
     cache: Path
     _session: ModelSession | None = None
     _scratch: Path | None = None
+
+    def do_one(self, file: str) -> int:
+        """Do the order in a file (-: standard input); returns the exit code."""
+        try:
+            order = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        except OSError as error:
+            return self._failed("", ExitCode.BAD_SPEC, "OrderInvalid", f"the order cannot be read: {error}")
+        code = self.do(order)
+        if not code:
+            self.pipe.emit(OrderDone())
+        return code
 
     def do(self, order: bytes) -> int:
         """Do one order given as JSON; returns the exit code, and says on the pipe what went wrong."""
@@ -238,75 +245,6 @@ def stage_of(kind: Kind) -> Callable[[StageRun], Result]:
             return publish.run
 
 
-@dataclass
-class Clock:
-    """Where the wall time of a stage goes."""
-
-    started: float = field(default_factory=time.monotonic)
-    started_at: str = field(
-        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
-    io: float = 0.0
-    load: float = 0.0
-    _depth: int = 0
-
-    @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Count the block as time spent reading the model and what it takes to use one."""
-        start = time.monotonic()
-        yield
-        self.load += time.monotonic() - start
-
-    @contextmanager
-    def moving(self) -> Iterator[None]:
-        """Count the block as time spent moving artifacts; blocks may be nested."""
-        self._depth += 1
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._depth -= 1
-            if not self._depth:
-                self.io += time.monotonic() - start
-
-    def timings(self, model: float) -> Timings:
-        """`model`: seconds that the stage itself spent reading the model."""
-        load = self.load + model
-        total = time.monotonic() - self.started
-        return Timings(
-            started_at=self.started_at,
-            total=round(total, 3),
-            load=round(load, 3),
-            work=round(max(0.0, total - load - self.io), 3),
-            io=round(self.io, 3),
-            gpus=_gpus(),
-        )
-
-
-class TimedArtifacts(Artifacts):
-    """Artifacts that tell a clock how long they were moved."""
-
-    def __init__(self, store: ObjectStore, cache: Path, clock: Clock) -> None:
-        super().__init__(store, cache)
-        self._clock = clock
-
-    def put_file(self, path: Path, count: int = 1) -> Artifact:
-        with self._clock.moving():
-            return super().put_file(path, count)
-
-    def put_tree(self, folder: Path) -> Artifact:
-        with self._clock.moving():
-            return super().put_tree(folder)
-
-    def fetch(self, digest: str) -> Path:
-        with self._clock.moving():
-            return super().fetch(digest)
-
-    def fetch_tree(self, digest: str) -> Path:
-        with self._clock.moving():
-            return super().fetch_tree(digest)
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that can change a result."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
@@ -352,11 +290,6 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _gpus() -> int:
-    torch = sys.modules.get("torch")
-    return int(torch.cuda.device_count()) if torch is not None and torch.cuda.is_available() else 0
 
 
 def _explain(error: Exception) -> tuple[str, str]:
