@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from minio_server import MinioBucket
 from small_run import Workplace, small_workplace
 
 pytestmark = pytest.mark.minio
@@ -15,11 +16,10 @@ def digests(place: Workplace) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_on_s3_gives_the_same_bytes_as_on_a_folder(tmp_path: Path, minio: Any) -> None:
+def test_a_run_on_s3_gives_the_same_bytes_as_on_a_folder(tmp_path: Path, minio: MinioBucket) -> None:
     folder = small_workplace(tmp_path)
     assert folder.evolve("run").returncode == 0
-    store = f"s3://{minio.bucket()}/evolution"
-    bucket = Workplace(tmp_path, store=store, environment=minio.environment)
+    bucket = Workplace(tmp_path, store=f"{minio.uri}/evolution")
     done = bucket.evolve("run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert digests(bucket) == digests(folder)
