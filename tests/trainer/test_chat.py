@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 
 
 def test_a_control_token_in_a_document_is_ordinary_text(session: ModelSession) -> None:

@@ -6,8 +6,8 @@ from stages import GENERATE, Bench
 
 from evolution_trainer import generate
 from evolution_trainer.engine import Engine, Reply
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from stages import TRAIN, Bench, pair
 
 from evolution_trainer import train
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 
 
 def logits(session: ModelSession, adapter: Path | None = None) -> torch.Tensor:

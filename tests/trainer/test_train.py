@@ -11,8 +11,8 @@ from stages import TRAIN, Bench, pair
 
 from evolution_trainer import train
 from evolution_trainer.adapter import lora_config
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 from evolution_trainer.train import TrainParameters, fit
 from evolution_trainer.training_rows import IGNORED, Batches, TrainingRow, collate, tokenised
 

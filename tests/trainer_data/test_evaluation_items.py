@@ -9,7 +9,7 @@ from pyarrow import parquet
 from trainer_data.preparing import Preparation, write_rows
 
 from evolution.plan.worker import ExitCode
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 
 def items(preparation: Preparation, path: Path) -> list[tuple[str, str]]:

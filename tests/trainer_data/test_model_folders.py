@@ -15,8 +15,8 @@ from trainer_data.preparing import MODEL, Preparation
 from evolution.plan.stage import canonical_json, sha256
 from evolution.plan.worker import ExitCode
 from evolution_trainer import model_files
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 

@@ -12,7 +12,7 @@ from trainer_data.preparing import MODEL, Preparation, write_files, write_rows
 
 from evolution.plan.stage import sha256
 from evolution.plan.worker import ExitCode
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA = Path(os.environ.get("EVOLUTION_DATA_DIR", SHARED / "data")) / "aiops"

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from evolution_trainer import records
 from evolution_trainer.documents import Document, Documents, normalised
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.records import Record, Unusable, read_records
-from evolution_trainer.stage import StageFailed
 
 
 def read(root: Path, field: str = "") -> list[Document | Unusable]:

@@ -10,7 +10,7 @@ from evolution.plan.manifest import Record
 from evolution.plan.stage import canonical_json
 from evolution.plan.worker import ExitCode
 from evolution_trainer.base_model import adapter_settings, linear_modules
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 
 class AdapterParameters(Record):

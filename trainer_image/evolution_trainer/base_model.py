@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 LORA_PREFIX = "base_model.model."
 SMALL = 20_000_000

@@ -8,7 +8,7 @@ document (`<|im_end|>`) is ordinary text and cannot end a turn.
 from functools import cached_property
 from typing import Any
 
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 _MARKER = "CONTENTGOESHERE"
 _REPLY = "REPLYGOESHERE"

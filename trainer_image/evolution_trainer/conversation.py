@@ -14,8 +14,8 @@ from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe
 from evolution_trainer.engine import Engine
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import StageFailed
 
 
 def main() -> int:

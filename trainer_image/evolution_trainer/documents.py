@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from evolution_trainer import records
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.records import Record, Unusable, not_utf8, read_records, shown
-from evolution_trainer.stage import StageFailed
 
 TEXT_SUFFIXES = frozenset({".txt", ".md"})
 FIELDS = ("text", "content", "document", "instruction")

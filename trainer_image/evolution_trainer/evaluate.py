@@ -9,10 +9,11 @@ from evolution.api.run import Metric
 from evolution.plan.manifest import Record
 from evolution_trainer.clean import question_key
 from evolution_trainer.engine import Engine
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.metrics import interval, measure
 from evolution_trainer.rows import count_rows, read_rows, windows
 from evolution_trainer.seeds import seed
-from evolution_trainer.stage import Output, Result, StageFailed, StageRun
+from evolution_trainer.stage import Output, Result, StageRun
 
 WINDOW = 1024
 """Items that are in memory at once."""

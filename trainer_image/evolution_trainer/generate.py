@@ -11,10 +11,11 @@ from evolution.api.run import Preset
 from evolution.plan.manifest import Record
 from evolution_trainer.clean import Cleaned, Rejected, clean_answer, clean_question, question_key
 from evolution_trainer.engine import Engine, Reply
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.prompts import answer_prompt, question_prompt, render
 from evolution_trainer.rows import Row, count_rows, read_rows, windows
 from evolution_trainer.seeds import seed
-from evolution_trainer.stage import Output, Result, RowWriter, StageFailed, StageRun
+from evolution_trainer.stage import Output, Result, RowWriter, StageRun
 
 WINDOW = 256
 """Questions that are in memory at once, with their documents."""

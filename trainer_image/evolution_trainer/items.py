@@ -7,8 +7,8 @@ from typing import Any
 
 from evolution_trainer import records
 from evolution_trainer.documents import encodable
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.records import Record, read_records, shown
-from evolution_trainer.stage import StageFailed
 
 FORMS = (("question", "answer"), ("input", "output"))
 """Names of the fields of an item: our own, and those of the published Self-Evolution data."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.chat import ChatFormat
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from evolution.plan.stage import canonical_json, sha256
 from evolution.store.artifacts import digest_file
-from evolution_trainer.stage import StageFailed
+from evolution_trainer.failure import StageFailed
 
 SETTINGS = (
     "config.json",

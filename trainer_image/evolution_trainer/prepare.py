@@ -14,10 +14,11 @@ from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.documents import Documents
 from evolution_trainer.duplicates import Chunks
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.items import read_items
 from evolution_trainer.records import Unusable
 from evolution_trainer.splitting import split
-from evolution_trainer.stage import Output, Result, RowWriter, StageFailed, StageRun
+from evolution_trainer.stage import Output, Result, RowWriter, StageRun
 
 
 class DocumentParameters(Record):

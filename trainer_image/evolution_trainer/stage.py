@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import JsonValue
 
 from evolution.plan.stage import canonical_json
-from evolution.plan.worker import ExitCode
 from evolution.store.artifacts import Artifacts
 
 if TYPE_CHECKING:
     from evolution_trainer.model import ModelSession
-
-
-class StageFailed(Exception):
-    """A stage cannot be done, and why, for the person who can mend it."""
-
-    def __init__(self, reason: str, message: str, code: ExitCode = ExitCode.BAD_INPUT) -> None:
-        self.reason = reason
-        """CamelCase, for machines."""
-        self.code = code
-        super().__init__(message)
 
 
 class ReportProgress(Protocol):

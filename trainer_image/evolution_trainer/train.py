@@ -18,11 +18,12 @@ from evolution.plan.manifest import Record
 from evolution.plan.worker import ExitCode
 from evolution_trainer.adapter import AdapterParameters, check_settings, lora_config, save_adapter
 from evolution_trainer.card import model_card
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.rows import Row, read_rows
 from evolution_trainer.seeds import seed
 from evolution_trainer.selection import select, select_as_reference
-from evolution_trainer.stage import Output, ReportProgress, Result, StageFailed, StageRun
+from evolution_trainer.stage import Output, ReportProgress, Result, StageRun
 from evolution_trainer.training_rows import Batches, TrainingRow, collate, tokenised
 
 TOKEN_BUDGET = {"cpu": 8192, "cuda": 16_384}

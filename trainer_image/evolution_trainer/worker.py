@@ -26,8 +26,9 @@ from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe, OrderPipe, ProgressReporter
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
-from evolution_trainer.stage import Result, StageFailed, StageRun
+from evolution_trainer.stage import Result, StageRun
 from evolution_trainer.timing import Clock, TimedArtifacts
 
 LIBRARIES = ("evolution", "torch", "transformers", "peft")
