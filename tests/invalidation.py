@@ -84,15 +84,17 @@ def fields(model: type[BaseModel] = EvolutionRunSpec, below: str = "") -> Iterat
     """Path of every field of the spec that holds a value."""
     for name, info in model.model_fields.items():
         path = f"{below}{info.alias or name}"
-        inner = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_model(t)), None)
+        inner = inner_model(info.annotation)
         if inner is None:
             yield path
         else:
             yield from fields(inner, f"{path}.")
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, also optionally; None for plain values."""
+    candidates = (annotation, *get_args(annotation))
+    return next((t for t in candidates if isinstance(t, type) and issubclass(t, BaseModel)), None)
 
 
 def edited(path: str) -> dict[str, Any]:

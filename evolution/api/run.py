@@ -42,7 +42,7 @@ class RuntimeRef(Resource):
 class ModelSource(Resource):
     uri: Annotated[str, Field(min_length=1)]
     """Folder of a Hugging Face causal language model with tokenizer, chat template and safetensors weights:
-    s3://bucket/prefix, hf://org/name@<40-hex>, pvc://claim/path, or on a laptop file:// and relative paths."""
+    s3://bucket/prefix, or on a laptop file:// and relative paths."""
     adapter_uri: Annotated[str, Field(alias="adapterURI")] = ""
     """PEFT adapter folder to start from; empty starts from the bare model."""
     revision: str = ""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import spec_fields
 from invalidation import BEFORE, EDITS, edited, fields, table
 from simulated import World, make_run
 
@@ -15,6 +16,11 @@ def test_every_field_of_the_spec_has_an_edit() -> None:
 
 def test_the_table_in_the_docs_is_what_the_code_does() -> None:
     assert table() in DOCS.read_text(encoding="utf-8"), "docs/run-file.md is stale; paste: python tests/invalidation.py"
+
+
+def test_the_fields_in_the_docs_are_those_of_the_types() -> None:
+    wanted = spec_fields.table()
+    assert wanted in DOCS.read_text(encoding="utf-8"), "docs/run-file.md is stale; paste: python tests/spec_fields.py"
 
 
 @pytest.mark.parametrize("path", list(EDITS))
