@@ -6,6 +6,7 @@ from datetime import datetime
 
 from evolution.api.status import EvolutionRunStatus
 from evolution.plan.graph import Manifests
+from evolution.plan.manifest import Record
 from evolution.plan.worker import Progress
 
 
@@ -19,8 +20,7 @@ class Active:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(Record):
     """The failed attempts at a stage, newest outcome first in mind."""
 
     count: int

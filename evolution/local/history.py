@@ -1,9 +1,12 @@
 """What a run leaves in the store besides its stages: its settings, the chain of its stages, its last status."""
 
+from collections.abc import Mapping
+
 from pydantic import JsonValue, ValidationError
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
+from evolution.observation import Failure
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Record
 from evolution.store import keys
@@ -18,6 +21,8 @@ class History(Record):
     stages: dict[str, str] = {}
     """Fingerprint of every finished stage by id."""
     status: EvolutionRunStatus = EvolutionRunStatus()
+    failures: dict[str, Failure] = {}
+    """By fingerprint, of the last attempt to go on with the run."""
     gpu_seconds_used: float = 0.0
     """GPU-seconds that this run's own attempts took; adopted stages cost nothing."""
 
@@ -34,12 +39,20 @@ def read_history(store: ObjectStore, run_id: str) -> History | None:
 
 
 def write_history(
-    store: ObjectStore, run_id: str, run: EvolutionRun, graph: Graph, status: EvolutionRunStatus, gpu_seconds: float
+    store: ObjectStore,
+    run_id: str,
+    run: EvolutionRun,
+    graph: Graph,
+    status: EvolutionRunStatus,
+    *,
+    failures: Mapping[str, Failure],
+    gpu_seconds: float,
 ) -> None:
     history = History(
         run=run.model_dump(by_alias=True, mode="json"),
         stages={stage.id: stage.fingerprint for stage in graph.stages if stage.done and stage.fingerprint},
         status=status,
+        failures=dict(failures),
         gpu_seconds_used=gpu_seconds,
     )
     store.write(keys.history(run_id), history.to_json())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from evolution.decide import Plan, decide
+from evolution.decide import PERMANENT, Plan, decide
 from evolution.local.history import read_history, write_history
 from evolution.local.places import LocalRun
 from evolution.local.worker import Worker
@@ -67,8 +67,15 @@ class Runner:
     def _decide(self, before: Plan) -> Plan:
         plan = settle(self.local, self.known, self._observation(before), self.audience.warned)
         if plan.graph is not None:
-            store = self.local.artifacts.store
-            write_history(store, self.local.id, self.local.run, plan.graph, plan.status, self.gpu_seconds)
+            write_history(
+                self.local.artifacts.store,
+                self.local.id,
+                self.local.run,
+                plan.graph,
+                plan.status,
+                failures=self.failures,
+                gpu_seconds=self.gpu_seconds,
+            )
         self.audience.planned(plan)
         return plan
 
@@ -137,7 +144,8 @@ class Runner:
             at=datetime.now(UTC),
         )
         self.failures[stage.fingerprint] = failure
-        self.audience.warned(f"{stage.id}: {failed.message}")
+        if failed.code not in PERMANENT:  # a permanent one is told when the run ends with it
+            self.audience.warned(f"{stage.id}: {failed.message}")
 
     def _discard_damaged(self, stage: Stage) -> bool:
         """Forget the stages whose output is missing or damaged, so that they run again; False if none is."""
@@ -187,6 +195,7 @@ def observe(local: LocalRun, warn: Warn) -> Plan:
     seen = Observation(
         manifests=known,
         now=datetime.now(UTC),
+        failures=history.failures if history else {},
         gpu_seconds_used=history.gpu_seconds_used if history else 0.0,
         previous=history.status if history else Plan().status,
         history_uri=f"{store.uri}/{keys.history(local.id)}",

@@ -132,6 +132,21 @@ def test_bad_input_ends_with_41_and_names_place_value_and_remedy(
 
 
 @pytest.mark.slow
+def test_a_failed_run_says_why_in_its_status_until_the_input_is_mended(tmp_path: Path) -> None:
+    place = small_workplace(tmp_path, {"rounds": 1, "training": {"maxSteps": 1}})
+    empty_document(place)
+    assert told(place)[0] == BAD_INPUT
+    status = json.loads(place.evolve("status", "--json").stdout)
+    stalled = next(c for c in status["conditions"] if c["type"] == "Stalled")
+    assert (status["state"], stalled["status"], stalled["reason"]) == ("Failed", "True", "DocumentInvalid")
+    assert "empty.txt" in stalled["message"]
+    (tmp_path / "documents" / "empty.txt").unlink()
+    assert json.loads(place.evolve("status", "--json").stdout)["state"] == "Running"
+    assert told(place)[0] == 0
+    assert json.loads(place.evolve("status", "--json").stdout)["state"] == "Complete"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [empty_document, broken_line, other_encoding])
 def test_bad_documents_can_be_skipped_and_are_counted(spoil: Callable[[Workplace], None], tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"rounds": 1, "documents": {"onInvalid": "Skip"}, "training": {"maxSteps": 1}})
