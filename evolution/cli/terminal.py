@@ -40,7 +40,6 @@ class Terminal:
         self._tasks: dict[str, tuple[str, TaskID]] = {}
         self._shown: set[int] = set()
         self._reused: int | None = None
-        self.model_loads = 0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -64,12 +63,12 @@ class Terminal:
                 self._row(plan.graph, stage.round, stage.manifest)
 
     def happened(self, event: worker.Event) -> None:
-        if isinstance(event, worker.Progress):
+        if isinstance(event, worker.Started):
+            self._add_bar(event.stage, "")  # reading libraries and a model takes a while
+        elif isinstance(event, worker.Progress):
             self._advance(event)
         elif isinstance(event, worker.Committed):
             self._remove_bar(event.stage)
-        elif isinstance(event, worker.ModelLoaded):
-            self.model_loads += 1
 
     def warned(self, message: str) -> None:
         for id_ in list(self._tasks):
@@ -122,13 +121,17 @@ class Terminal:
         phase, task = self._tasks.get(event.stage, ("", None))
         if task is None or phase != event.phase:
             self._remove_bar(event.stage)
-            task = self._bars.add_task(f"{event.stage} · {event.phase}", total=None, rate="", eta="", note="")
-            self._tasks[event.stage] = (event.phase, task)
+            task = self._add_bar(event.stage, event.phase)
         eta = f"{format_seconds(event.eta_seconds)} left" if event.eta_seconds is not None else ""
         rate = f"{event.rate:.1f}/s" if event.rate else ""
         self._bars.update(
             task, completed=event.done, total=event.total or None, rate=rate, eta=eta, note=event.note, refresh=True
         )
+
+    def _add_bar(self, id_: str, phase: str) -> TaskID:
+        task = self._bars.add_task(f"{id_} · {phase or 'starting'}", total=None, rate="", eta="", note="")
+        self._tasks[id_] = (phase, task)
+        return task
 
     def _remove_bar(self, id_: str) -> None:
         _, task = self._tasks.pop(id_, ("", None))
