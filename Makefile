@@ -28,10 +28,10 @@ quickstart: setup
 	$(BIN)/evolve report examples/quickstart/run.yaml --output report.html
 
 check: setup lint types layering test-tools
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
 
 test: setup lint types layering test-tools
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-tools: setup
 	-$(BIN)/python tests/tools/build.py minio

@@ -10,7 +10,8 @@ import psutil
 import pytest
 from small_run import Workplace, small_workplace
 
-MOMENTS = 40
+MOMENTS = 20
+"""Of each of two tests, so that two processes can share them."""
 
 Manifests = dict[str, dict[str, Any]]
 
@@ -32,11 +33,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifes
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_at_forty_random_moments_a_run_ends_as_if_undisturbed(
-    undisturbed: tuple[Path, Manifests, float], tmp_path: Path
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_twenty_random_moments_a_run_ends_as_if_undisturbed(
+    undisturbed: tuple[Path, Manifests, float], tmp_path: Path, seed: int
 ) -> None:
     source, expected, seconds = undisturbed
-    dice = random.Random(20261121)
+    dice = random.Random(seed)
     kills = {"run": 0, "worker": 0}
     store = 0
     while sum(kills.values()) < MOMENTS:
@@ -57,8 +59,7 @@ def test_killed_at_forty_random_moments_a_run_ends_as_if_undisturbed(
             assert before.items() <= after.items(), "a finished stage was committed again"
             before = after
         assert outcome_of(folder) == outcome(expected)
-    assert kills["run"] > 5
-    assert kills["worker"] > 5
+    assert min(kills.values()) > 3
 
 
 def _kill(run: Any, victim: str, after: float) -> bool:

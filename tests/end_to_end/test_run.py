@@ -165,6 +165,7 @@ def test_pull_names_the_rounds_that_there_are(finished: Workplace) -> None:
     assert "round 9 has no pairs; rounds that have: 1, 2" in " ".join(wrong.stderr.replace("│", " ").split())
 
 
+@pytest.mark.slow
 def test_chat_shows_the_base_and_a_round_side_by_side(finished: Workplace) -> None:
     asked = finished.evolve(
         "chat", "For the Benmuld kiln, what is the owner?", "--round", "1", "--round", "2", "--json"

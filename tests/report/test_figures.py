@@ -168,7 +168,8 @@ def test_a_run_can_be_looked_at_after_any_stage(tmp_path: Path, done: int) -> No
 
 
 def test_a_failure_is_explained(tmp_path: Path) -> None:
-    failure = Failure(3, 41, "NoPairs", "none of the 12 questions became a pair", datetime(2026, 11, 21, tzinfo=UTC))
+    message, at = "none of the 12 questions became a pair", datetime(2026, 11, 21, tzinfo=UTC)
+    failure = Failure(count=3, code=41, reason="NoPairs", message=message, at=at)
     figures = figures_of(recorded_run(tmp_path, {**METRICS, "rounds": 2}, stages=4, failure=failure))
     assert figures.state == "Failed"
     assert figures.headline == "Exact match is 0.00 before any training; the run failed in its first round"

@@ -93,6 +93,7 @@ def test_training_rows_have_the_same_tokens_and_the_same_trained_span(parity: Mo
         assert [found.start, len(found.ids)] == row["trained_positions"], row["id"]
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_losses_and_weights(parity: ModelSession, tmp_path: Path) -> None:
     document = vectors("sft")
     pairs = {pair["id"]: {"question": pair["input"], "answer": pair["output"]} for pair in document["pairs"]}
