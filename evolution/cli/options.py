@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="File with an EvolutionRun.", show_default=False)]
 Store = Annotated[
@@ -22,4 +23,4 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    errors.print(f"[yellow]warning:[/] {message}")
+    errors.print(f"[yellow]warning:[/] {escape(message)}")

@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from evolution.decide import Plan
@@ -73,7 +74,7 @@ class Terminal:
     def warned(self, message: str) -> None:
         for id_ in list(self._tasks):
             self._remove_bar(id_)
-        self._console.print(f"[yellow]warning:[/] {message}", highlight=False)
+        self._console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
 
     def _header(self, graph: Graph) -> None:
         run = self._local.run
