@@ -13,7 +13,7 @@ from evolution.plan import worker
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind
-from evolution.report.table import format_interval, format_seconds
+from evolution.report.table import done_by_round, format_count, format_interval, format_loss, format_seconds
 
 WIDTHS = {"round": 6, "pairs": 7, "rejected": 9, "loss": 8, "seconds": 9}
 SCORE_WIDTH = 20
@@ -88,17 +88,13 @@ class Terminal:
         self._console.print(f"[dim]{titles}{scores}{'seconds'.rjust(WIDTHS['seconds'])}[/]", highlight=False)
 
     def _row(self, graph: Graph, round_: int, evaluation: Manifest) -> None:
-        done = {
-            s.kind: s.manifest for s in graph.stages if s.round == round_ and s.manifest and s.kind is not Kind.PUBLISH
-        }
-        generate, train = done.get(Kind.GENERATE), done.get(Kind.TRAIN)
-        loss = train.metrics.get("loss") if train else None
+        done = done_by_round(graph)[round_]
         seconds = sum(manifest.timings.total for manifest in done.values())
         cells = {
             "round": str(round_) if round_ else "base",
-            "pairs": str(generate.outputs["pairs"].count) if generate else "",
-            "rejected": str(generate.outputs["rejects"].count) if generate else "",
-            "loss": f"{loss:.4f}" if isinstance(loss, int | float) else "",
+            "pairs": format_count(done, "pairs"),
+            "rejected": format_count(done, "rejects"),
+            "loss": format_loss(done.get(Kind.TRAIN)),
         }
         best = "bold green" if round_ and graph.verdict.best == round_ else ""
         text = "".join(cell.rjust(WIDTHS[name]) for name, cell in cells.items())

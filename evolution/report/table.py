@@ -23,7 +23,7 @@ _ending_of_words = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 def rounds_table(status: EvolutionRunStatus, graph: Graph) -> Table:
     """A row per round of which something is done, the baseline first; the best round stands out."""
-    done = _done_by_round(graph)
+    done = done_by_round(graph)
     rounds = sorted(r for r in done if r > 0)
     best = status.best.round if status.best else 0
     shown = [r for r in rounds if r == best or r in rounds[-NEWEST_ROUNDS:]]
@@ -44,8 +44,8 @@ def rounds_table(status: EvolutionRunStatus, graph: Graph) -> Table:
             scores = [score.replace(" [", "\n").replace(", ", "–").rstrip("]") for score in scores]
         table.add_row(
             str(round_) if round_ else "base",
-            _count(stages, "pairs"),
-            _count(stages, "rejects"),
+            format_count(stages, "pairs"),
+            format_count(stages, "rejects"),
             format_loss(stages.get(Kind.TRAIN)),
             *scores,
             f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}",
@@ -114,7 +114,8 @@ def _state(stage: Stage) -> Text:
     return Text(f"waits for {', '.join(missing[:2])}{more}", style="yellow")
 
 
-def _done_by_round(graph: Graph) -> dict[int, dict[Kind, Manifest]]:
+def done_by_round(graph: Graph) -> dict[int, dict[Kind, Manifest]]:
+    """Manifests of what is done in each round, 0 for the baseline, by kind."""
     done: dict[int, dict[Kind, Manifest]] = {}
     for stage in graph.stages:
         if stage.manifest is not None and stage.kind not in (Kind.PREPARE, Kind.PUBLISH):
@@ -127,6 +128,7 @@ def _metrics(done: Mapping[int, Mapping[Kind, Manifest]]) -> Sequence[str]:
     return list(dict.fromkeys(metric for scores in found for metric in sorted(scores)))
 
 
-def _count(stages: Mapping[Kind, Manifest], output: str) -> str:
+def format_count(stages: Mapping[Kind, Manifest], output: str) -> str:
+    """Rows of an output of a round's `Generate`; empty where it is not done."""
     generate = stages.get(Kind.GENERATE)
     return str(generate.outputs[output].count) if generate else ""
