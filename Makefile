@@ -34,7 +34,7 @@ test: setup lint types layering test-tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-tools: setup
-	-$(BIN)/python tests/tools/build.py minio
+	-$(BIN)/python tests/tools/build.py
 
 lint:
 	$(BIN)/ruff check

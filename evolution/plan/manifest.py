@@ -75,6 +75,8 @@ class Manifest(Record):
     versions: dict[str, str] = {}
     """Versions of the libraries that computed the result."""
     attempt: int = 1
+    run: str = ""
+    """`<name>-<uid8>` of the run whose worker did it, and whose budget it counts against."""
 
     @property
     def scores(self) -> dict[str, float]:

@@ -9,10 +9,43 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-PACKAGES = {"minio": "github.com/minio/minio"}
-"""Main package of each tool; its module, with every version pinned, is the folder of that name beside this file."""
+KUBERNETES = "v1.34.4"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tool is built from: a folder beside this file that pins every version, and the main package."""
+
+    module: str
+    package: str
+    link_flags: str = ""
+
+    @classmethod
+    def kubernetes(cls, component: str) -> Self:
+        stamp = "-X k8s.io/component-base/version.git"
+        major, minor, _ = KUBERNETES.removeprefix("v").split(".")
+        return cls(
+            "kubernetes",
+            f"./{component}",
+            f"{stamp}Version={KUBERNETES} {stamp}Major={major} {stamp}Minor={minor}",
+        )
+
+
+SOURCES = {
+    "minio": Source("minio", "github.com/minio/minio"),
+    "etcd": Source("etcd", "go.etcd.io/etcd/server/v3"),
+    "kube-apiserver": Source.kubernetes("kube-apiserver"),
+    "kube-controller-manager": Source.kubernetes("kube-controller-manager"),
+    "kube-scheduler": Source.kubernetes("kube-scheduler"),
+    "kubectl": Source.kubernetes("kubectl"),
+    "workflow-controller": Source("argo", "github.com/argoproj/argo-workflows/v3/cmd/workflow-controller"),
+}
+TESTS = ("minio", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+"""What the test command needs; the others are for benchmarks."""
 
 
 class Unavailable(Exception):
@@ -30,7 +63,8 @@ def binary(tool: str) -> Path:
         return Path(found)
     if found := shutil.which(tool):
         return Path(found)
-    module = Path(__file__).parent / tool
+    source = SOURCES[tool]
+    module = Path(__file__).parent / source.module
     pinned = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolution" / "bin"
     built = cache / f"{tool}-{pinned}"
@@ -40,17 +74,18 @@ def binary(tool: str) -> Path:
     with (cache / f"{tool}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
-            _build(tool, module, built)
+            _build(tool, source, module, built)
     return built
 
 
-def _build(tool: str, module: Path, built: Path) -> None:
+def _build(tool: str, source: Source, module: Path, built: Path) -> None:
     go = shutil.which("go")
     if go is None:
         raise Unavailable(f"{tool} is not on the PATH, and without Go it cannot be built")
     sys.stderr.write(f"building {tool}, once: some minutes\n")
     partial = built.with_name(f"{built.name}.partial")
-    command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(partial), PACKAGES[tool]]
+    flags = f"-s -w {source.link_flags}".strip()
+    command = [go, "build", "-trimpath", "-ldflags", flags, "-o", str(partial), source.package]
     done = subprocess.run(
         command, cwd=module, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True, check=False
     )
@@ -62,6 +97,6 @@ def _build(tool: str, module: Path, built: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.writelines(f"{binary(tool)}\n" for tool in sys.argv[1:] or PACKAGES)
+        sys.stdout.writelines(f"{binary(tool)}\n" for tool in sys.argv[1:] or TESTS)
     except Unavailable as error:
         sys.exit(str(error))

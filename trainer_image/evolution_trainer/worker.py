@@ -185,6 +185,7 @@ class Worker:
                 timings=clock.timings(session.load_seconds - loaded),
                 versions=versions(),
                 attempt=todo.attempt,
+                run=order.run,
             )
         )
         self.pipe.emit(Committed(stage=todo.id, manifest=manifest, adopted=not created))

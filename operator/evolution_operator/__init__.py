@@ -1,0 +1,1 @@
+"""The operator: makes `EvolutionRun` resources true on a Kubernetes cluster."""

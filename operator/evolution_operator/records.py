@@ -1,0 +1,96 @@
+"""What the operator remembers of the cluster: a few fields of every object, read from its body. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+JobState = Literal["Active", "Suspended", "Complete", "Failed"]
+PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR = "evolution-operator"
+SELECTOR = f"{MANAGED_BY}={OPERATOR}"
+"""Every Job and pod that the operator makes carries this label; watches are filtered by it on the server."""
+RUN_LABEL = "selfevolution.io/run"
+"""On Jobs and their pods: name of the run."""
+FINGERPRINT = "selfevolution.io/fingerprint"
+"""Annotation of Jobs: fingerprint of the first stage of the order."""
+STAGES = "selfevolution.io/stages"
+"""Annotation of Jobs: ids of the order's stages, separated by commas."""
+RECIPE = "selfevolution.io/recipe"
+"""Annotation of Jobs whose order has several stages: recipe of the last one."""
+RETRY_REQUESTED = "selfevolution.io/retry-requested-at"
+"""Annotation of runs: a new value asks for what failed to be tried again."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+
+class RunKey(NamedTuple):
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    key: RunKey
+    uid: str
+    resource_version: str
+    generation: int
+    deleting: bool
+    body: bytes
+    """The object as JSON, without managedFields: parsed when the run is reconciled."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeRecord:
+    kind: Literal["EvolutionRuntime", "ClusterEvolutionRuntime"]
+    namespace: str
+    """Empty for a ClusterEvolutionRuntime."""
+    name: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    run: RunKey
+    """From namespace and run label; empty name for a Job of somebody else."""
+    name: str
+    uid: str
+    resource_version: str
+    owner_uid: str
+    """Of the controlling owner reference; empty if there is none."""
+    fingerprint: str
+    stages: tuple[str, ...]
+    recipe: str
+    state: JobState
+    deleting: bool
+    reason: str
+    """Of the condition behind `state`, CamelCase."""
+    message: str
+    finished_at: str
+    """RFC 3339; empty while it is not finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodRecord:
+    run: RunKey
+    name: str
+    uid: str
+    resource_version: str
+    job: str
+    """Name of its Job."""
+    phase: PodPhase
+    deleting: bool
+    created_at: str
+    started_at: str
+    """RFC 3339, when its container started; empty before."""
+    finished_at: str
+    exit_code: int | None
+    """Of its container, once that has ended."""
+    message: str
+    """Termination message of the container: the worker's `Failed` event as JSON, or text, or empty."""
+    disrupted: bool
+    """Evicted or preempted (condition DisruptionTarget)."""
+    waiting_reason: str
+    """Why it does not run: Unschedulable, CreateContainerConfigError, ImagePullBackOff, …; empty if nothing is wrong."""
+    waiting_message: str
+    index: int
+    """Completion index of an Indexed Job, else 0."""
