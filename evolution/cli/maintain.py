@@ -6,10 +6,10 @@ import typer
 
 from evolution.cli.options import RunFile, Store, console, warn
 from evolution.cli.run import work
-from evolution.local.history import kept_stages
 from evolution.local.places import open_run
 from evolution.local.runner import observe
 from evolution.store.garbage import GRACE, Garbage, collect, remove
+from evolution.store.history import kept_stages
 
 
 def retry(

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from evolution.decide import PERMANENT, Plan, decide
-from evolution.local.history import read_history, write_history
 from evolution.local.places import LocalRun
 from evolution.local.worker import Worker
 from evolution.observation import Active, Failure, Observation
@@ -16,6 +15,7 @@ from evolution.plan.order import Order, order_stage
 from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone, Progress
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged
+from evolution.store.history import read_history, write_history
 
 
 class Audience(Protocol):
