@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from evolution.cli.options import RunFile, Store, console, warn
+from evolution.local.observe import observe
 from evolution.local.places import open_run
-from evolution.local.runner import observe
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.stage import Kind
 

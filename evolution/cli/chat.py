@@ -10,8 +10,8 @@ from rich.table import Table
 
 from evolution.cli.options import Json, RunFile, Store, console, warn
 from evolution.local.conversation import Conversation, ConversationFailed, converse
+from evolution.local.observe import observe
 from evolution.local.places import open_run
-from evolution.local.runner import observe
 from evolution.plan.graph import Graph
 from evolution.plan.worker import ExitCode
 

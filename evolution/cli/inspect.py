@@ -9,8 +9,8 @@ import typer
 
 from evolution.api.load import load_run
 from evolution.cli.options import Json, RunFile, Store, console, warn
+from evolution.local.observe import observe
 from evolution.local.places import open_run, with_local_revisions
-from evolution.local.runner import observe
 from evolution.plan.graph import Graph
 from evolution.report.html import write_report
 from evolution.report.table import format_seconds, rounds_table, stages_table

@@ -6,8 +6,8 @@ import typer
 
 from evolution.cli.options import RunFile, Store, console, warn
 from evolution.cli.run import work
+from evolution.local.observe import observe
 from evolution.local.places import open_run
-from evolution.local.runner import observe
 from evolution.store.garbage import GRACE, Garbage, collect, remove
 from evolution.store.history import kept_stages
 

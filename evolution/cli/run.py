@@ -6,7 +6,7 @@ import time
 from evolution.cli.options import RunFile, Store, console, errors
 from evolution.cli.terminal import Terminal
 from evolution.decide import Plan
-from evolution.local.places import LocalRun, open_run
+from evolution.local.places import StoredRun, open_run
 from evolution.local.runner import Runner
 from evolution.plan.worker import ExitCode
 from evolution.report.table import format_seconds
@@ -19,7 +19,7 @@ def run(file: RunFile, store: Store = None) -> None:
     work(open_run(file, store))
 
 
-def work(local: LocalRun) -> None:
+def work(local: StoredRun) -> None:
     """Run `local` to its end and leave with the exit code that says how it ended."""
     started = time.monotonic()
     with Terminal(local, console) as terminal:

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from evolution.decide import Plan
-from evolution.local.places import LocalRun
+from evolution.local.places import StoredRun
 from evolution.plan import worker
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Manifest
@@ -22,7 +22,7 @@ SCORE_WIDTH = 20
 class Terminal:
     """An `Audience` that writes to a console; without a terminal behind it, only finished things are written."""
 
-    def __init__(self, local: LocalRun, console: Console) -> None:
+    def __init__(self, local: StoredRun, console: Console) -> None:
         self._local = local
         self._console = console
         self._metrics = local.run.spec.evaluation.metrics

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from evolution.local.places import LocalRun
+from evolution.local.places import StoredRun
 from evolution.plan.conversation import Participants, Question, Reply
 from evolution.plan.manifest import Record
 
@@ -43,7 +43,7 @@ class Conversation:
 
 
 @contextmanager
-def converse(local: LocalRun, model_digest: str, adapters: Mapping[str, str | None]) -> Iterator[Conversation]:
+def converse(local: StoredRun, model_digest: str, adapters: Mapping[str, str | None]) -> Iterator[Conversation]:
     """A conversation with the run's base model under each of `adapters` (name → digest; None: bare)."""
     local.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "evolution_trainer.conversation"]

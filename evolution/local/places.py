@@ -1,4 +1,4 @@
-"""Where a run without a cluster keeps its things."""
+"""Where a run keeps its things, and where one without a cluster does."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +16,26 @@ DEFAULT_STORE = ".evolution"
 
 
 @dataclass(frozen=True)
-class LocalRun:
-    """A run file together with the store that it uses."""
+class StoredRun:
+    """A run together with the store that has its stages, and its name there."""
 
     run: EvolutionRun
     artifacts: Artifacts
-
-    @property
-    def id(self) -> str:
-        """`<name>-<uid8>`; a run without a cluster has no uid, its namespace and name stand in for it."""
-        meta = self.run.metadata
-        return f"{meta.name}-{sha256(f'{meta.namespace}/{meta.name}'.encode())[:8]}"
+    id: str
+    """`<name>-<uid8>`"""
 
     @property
     def log(self) -> Path:
         return cache_folder() / "logs" / f"{self.id}.log"
 
 
-def open_run(path: Path, store: str | None) -> LocalRun:
+def local_id(run: EvolutionRun) -> str:
+    """The id of a run without a cluster: it has no uid, its namespace and name stand in for one."""
+    meta = run.metadata
+    return f"{meta.name}-{sha256(f'{meta.namespace}/{meta.name}'.encode())[:8]}"
+
+
+def open_run(path: Path, store: str | None) -> StoredRun:
     """The run in `path` with its store: `store`, else the folder `.evolution` beside the file; below it, the namespace.
 
     Raises:
@@ -43,7 +45,7 @@ def open_run(path: Path, store: str | None) -> LocalRun:
     run = load_run(path)
     root = store or (path.resolve().parent / DEFAULT_STORE).as_uri()
     opened = open_store(f"{root.rstrip('/')}/{run.metadata.namespace}")
-    return LocalRun(with_local_revisions(run), Artifacts(opened, cache_folder()))
+    return StoredRun(with_local_revisions(run), Artifacts(opened, cache_folder()), local_id(run))
 
 
 def with_local_revisions(run: EvolutionRun) -> EvolutionRun:

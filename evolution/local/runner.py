@@ -1,18 +1,19 @@
 """Carrying a plan out on this machine: decide, do the most urgent stage, decide again."""
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from evolution.decide import PERMANENT, Plan, decide
-from evolution.local.places import LocalRun
+from evolution.decide import PERMANENT, Plan
+from evolution.local.observe import settle
+from evolution.local.places import StoredRun
 from evolution.local.worker import Worker
-from evolution.observation import Active, Failure, Observation
+from evolution.observation import Failure, Observation
 from evolution.plan.graph import Stage
 from evolution.plan.manifest import Manifest
 from evolution.plan.order import Order, order_stage
-from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone, Progress
+from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged
 from evolution.store.history import read_history, write_history
@@ -35,7 +36,7 @@ class Audience(Protocol):
 class Runner:
     """One run, driven to its end by one resident worker."""
 
-    local: LocalRun
+    local: StoredRun
     audience: Audience
     known: dict[str, Manifest | None] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class Runner:
                 self.worker.stop()
 
     def _decide(self, before: Plan) -> Plan:
-        plan = settle(self.local, self.known, self._observation(before), self.audience.warned)
+        plan = settle(self.local.run, self.known, self._observation(before), self._look_up)
         if plan.graph is not None:
             write_history(
                 self.local.artifacts.store,
@@ -78,6 +79,15 @@ class Runner:
             )
         self.audience.planned(plan)
         return plan
+
+    def _look_up(self, fingerprint: str) -> Manifest | None:
+        """A manifest of the store; one that cannot be read is forgotten, so that its stage is done again."""
+        try:
+            return self.local.artifacts.manifest(fingerprint)
+        except ArtifactDamaged as damage:
+            self.local.artifacts.forget(fingerprint)
+            self.audience.warned(f"{damage}; its stage is done again")
+            return None
 
     def _observation(self, before: Plan) -> Observation:
         return Observation(
@@ -162,63 +172,3 @@ class Runner:
                 for damage in damaged:
                     self.audience.warned(f"{damage}; {manifest.kind.value} of round {manifest.round} is done again")
         return found
-
-
-class Warn(Protocol):
-    def __call__(self, message: str, /) -> None: ...
-
-
-def settle(local: LocalRun, known: dict[str, Manifest | None], seen: Observation, warn: Warn) -> Plan:
-    """Decide, looking up in the store what the decision asks for, until it asks no more. Fills `known`."""
-    while True:
-        plan = decide(local.run, seen)
-        if not plan.lookups:
-            return plan
-        for fingerprint in plan.lookups:
-            known[fingerprint] = _look_up(local, fingerprint, warn)
-
-
-def _look_up(local: LocalRun, fingerprint: str, warn: Warn) -> Manifest | None:
-    try:
-        return local.artifacts.manifest(fingerprint)
-    except ArtifactDamaged as damage:
-        local.artifacts.forget(fingerprint)
-        warn(f"{damage}; its stage is done again")
-        return None
-
-
-def observe(local: LocalRun, warn: Warn) -> Plan:
-    """The run as the store shows it, from outside: what is done, and what some worker reports to be doing."""
-    store = local.artifacts.store
-    known: dict[str, Manifest | None] = {}
-    history = read_history(store, local.id)
-    seen = Observation(
-        manifests=known,
-        now=datetime.now(UTC),
-        failures=history.failures if history else {},
-        gpu_seconds_used=history.gpu_seconds_used if history else 0.0,
-        previous=history.status if history else Plan().status,
-        history_uri=f"{store.uri}/{keys.history(local.id)}",
-    )
-    plan = settle(local, known, seen, warn)
-    active = _active(local, plan)
-    if not active:
-        return plan
-    return decide(local.run, replace(seen, active=active))
-
-
-STALE_SECONDS = 20.0
-"""A worker writes its progress every 5 s; one that has been silent for this long is taken to be gone."""
-
-
-def _active(local: LocalRun, plan: Plan) -> dict[str, Active]:
-    found: dict[str, Active] = {}
-    for stage in plan.start:
-        data = local.artifacts.store.read(keys.progress(local.id, stage.fingerprint or ""))
-        if data is None:
-            continue
-        progress = Progress.model_validate_json(data)
-        age = datetime.now(UTC) - datetime.fromisoformat(progress.updated_at)
-        if stage.fingerprint and age.total_seconds() < STALE_SECONDS:
-            found[stage.fingerprint] = Active(stage.fingerprint, stage.id, progress=progress)
-    return found
