@@ -1,6 +1,9 @@
-"""What the operator remembers of the cluster: a few fields of every object, read from its body. Pure."""
+"""What the operator remembers of the cluster: a few fields of every object, read from its body. Pure.
 
-from dataclasses import dataclass
+Two records are equal when everything that matters is equal; the resource version alone does not matter.
+"""
+
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 JobState = Literal["Active", "Suspended", "Complete", "Failed"]
@@ -28,24 +31,35 @@ class RunKey(NamedTuple):
     name: str
 
 
+class RuntimeKey(NamedTuple):
+    kind: str
+    namespace: str
+    """Empty for a ClusterEvolutionRuntime."""
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     key: RunKey
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
     generation: int
     deleting: bool
+    runtime: RuntimeKey
+    """The runtime that it names, or the default one."""
+    intent: int
+    """Hash of everything but the status: what the author asks for."""
     body: bytes
-    """The object as JSON, without managedFields: parsed when the run is reconciled."""
+    """The object as JSON, without managedFields and resourceVersion: parsed when the run is reconciled."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeRecord:
-    kind: Literal["EvolutionRuntime", "ClusterEvolutionRuntime"]
-    namespace: str
-    """Empty for a ClusterEvolutionRuntime."""
-    name: str
+    key: RuntimeKey
+    uid: str
+    resource_version: str = field(compare=False)
     body: bytes
+    """The object as JSON, without managedFields and resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,7 @@ class JobRecord:
     """From namespace and run label; empty name for a Job of somebody else."""
     name: str
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
     owner_uid: str
     """Of the controlling owner reference; empty if there is none."""
     fingerprint: str
@@ -74,7 +88,7 @@ class PodRecord:
     run: RunKey
     name: str
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
     job: str
     """Name of its Job."""
     phase: PodPhase
@@ -90,7 +104,17 @@ class PodRecord:
     disrupted: bool
     """Evicted or preempted (condition DisruptionTarget)."""
     waiting_reason: str
-    """Why it does not run: Unschedulable, CreateContainerConfigError, ImagePullBackOff, …; empty if nothing is wrong."""
+    """Why it does not run: Unschedulable, ImagePullBackOff, …; empty if nothing is wrong."""
     waiting_message: str
     index: int
     """Completion index of an Indexed Job, else 0."""
+
+
+Record = RunRecord | RuntimeRecord | JobRecord | PodRecord
+
+
+def is_newer(version: str, than: str) -> bool:
+    """Whether one resource version of a kind comes after another; versions are numbers that grow."""
+    if version.isdigit() and than.isdigit():
+        return int(version) > int(than)
+    return version != than
