@@ -1,0 +1,42 @@
+"""Fixtures for tests that need a control plane; `tests/conftest.py` hands them to all tests."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controlplane.client import object_path
+from controlplane.plane import COMPONENTS, ControlPlane
+from controlplane.plane import control_plane as running_control_plane
+from controlplane.waiting import eventually
+from tools.build import Unavailable, binary
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """One for all tests of a process, started when the first one asks for it."""
+    try:
+        for program in (*COMPONENTS, "kubectl"):
+            binary(program)
+    except Unavailable as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    # Not in pytest's own folder, which is kept: etcd reserves 64 MB at once.
+    with tempfile.TemporaryDirectory(prefix="control-plane-", ignore_cleanup_errors=True) as folder:
+        with running_control_plane(Path(folder)) as plane:
+            yield plane
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """The name of a new namespace that has its default service account; deleted afterwards."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    api = control_plane.api
+    api.create(object_path("namespaces"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    eventually(lambda: api.get(object_path("serviceaccounts", "default", name)))
+    yield name
+    api.delete(object_path("namespaces", name))
