@@ -4,13 +4,14 @@
 out only in part is simply made again. Laptop and operator share it; they differ in who carries the plan out.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
-from evolution.observation import Failure, Observation
+from evolution.observation import Active, Failure, Observation, Wait
 from evolution.plan.graph import Graph, Manifests, Stage, unfold
 from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode
@@ -37,7 +38,11 @@ class Plan:
     start: tuple[Stage, ...] = ()
     """Ready stages that nobody works on, the most urgent first."""
     stop: tuple[str, ...] = ()
-    """Fingerprints of active stages that are no longer wanted."""
+    """Keys of active orders that are no longer wanted."""
+    again: tuple[str, ...] = ()
+    """Fingerprints of failed stages whose failure is to be forgotten, because a person asked for another try."""
+    taken: frozenset[str] = frozenset()
+    """Ids of the stages that active orders do."""
     graph: Graph | None = None
     status: EvolutionRunStatus = field(default_factory=EvolutionRunStatus)
     events: tuple[RunEvent, ...] = ()
@@ -54,44 +59,78 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
     if graph.unknown:
         return Plan(lookups=graph.unknown, graph=graph, status=seen.previous)
 
-    wanted = {stage.fingerprint for stage in graph.stages if stage.fingerprint}
-    given_up = _given_up(graph, seen)
+    again = _asked_again(graph, seen)
+    failures = {name: failure for name, failure in seen.failures.items() if name not in again}
+    given_up = _given_up(graph, failures, seen.retry_limit)
     situation = _situation(run, graph, given_up, over_budget=over_budget)
     halted = situation != "Running"
-    stop = tuple(name for name in seen.active if halted or name not in wanted or _done(seen.manifests, name))
+    work = {key: [] if halted else _stages_of(active, graph) for key, active in seen.active.items()}
+    taken = {stage.id for stages in work.values() for stage in stages}
     start: list[Stage] = []
-    waits: dict[str, float] = {}
+    waits: dict[str, Wait] = {}
+    pauses: list[float] = []
     if not halted:
         for stage in _by_urgency(graph):
-            if stage.fingerprint is None or stage.fingerprint in seen.active:
+            name = stage.fingerprint or ""
+            if stage.id in taken or name in seen.withheld or name in again:
                 continue
-            wait = _retry_wait(seen.failures.get(stage.fingerprint), seen.now)
-            if wait > 0:
-                waits[stage.id] = wait
+            failure = failures.get(name)
+            pause = _retry_pause(failure, seen.now)
+            if failure and pause > 0:
+                waits[stage.id] = Wait("Retrying", failure.reason, f"retry in {pause:.0f} s: {failure.message}")
+                pauses.append(pause)
+            elif seen.blocked:
+                waits[stage.id] = seen.blocked
             else:
                 start.append(stage)
 
+    doing = {key: _at_work(active, work[key]) for key, active in seen.active.items() if work[key]}
     status = build_status(
         run,
         graph,
         situation=situation,
         failure=given_up,
-        active=seen.active,
-        waits={id_: _why_waiting(graph, seen, id_, seconds) for id_, seconds in waits.items()},
-        previous=seen.previous,
-        generation=seen.generation,
-        now=seen.now,
-        history_uri=seen.history_uri,
+        active={stage.id: doing[key] for key, stages in work.items() for stage in stages},
+        waits=waits,
+        seen=seen,
     )
     return Plan(
         start=tuple(start),
-        stop=stop,
+        stop=tuple(key for key in seen.active if key not in doing),
+        again=tuple(again),
+        taken=frozenset(taken),
         graph=graph,
         status=status,
         events=_events(seen.previous, status),
         failure_code=given_up[1].code if given_up and situation == "Failed" else None,
-        requeue_after=min(waits.values(), default=None),
+        requeue_after=min(pauses, default=None),
     )
+
+
+def _stages_of(active: Active, graph: Graph) -> list[Stage]:
+    """The stages of an active order that are still to be done, or [] if it is no longer wanted.
+
+    An order of several stages is wanted while its last one is; once they are all done it is about to end by itself.
+    """
+    if not active.recipe:
+        return [s for s in graph.stages if s.fingerprint == active.fingerprint and not s.done]
+    if not any(stage.recipe == active.recipe for stage in graph.stages):
+        return []
+    own = [stage for stage in graph.stages if stage.id in active.stages]
+    return [stage for stage in own if not stage.done] or own[-1:]
+
+
+def _at_work(active: Active, stages: list[Stage]) -> Active:
+    """`active`, saying which of its `stages` is being done: the first, since they are done in order."""
+    now = stages[0]
+    progress = active.progress if active.progress and active.progress.fingerprint == now.fingerprint else None
+    return replace(active, stage=now.id, progress=progress)
+
+
+def _asked_again(graph: Graph, seen: Observation) -> list[str]:
+    if seen.retry_requested_at == seen.previous.last_handled_retry_at:
+        return []
+    return [s.fingerprint for s in graph.stages if s.fingerprint and not s.done and s.fingerprint in seen.failures]
 
 
 def _unfold_within_budget(run: EvolutionRun, manifests: Manifests, *, over_budget: bool) -> Graph:
@@ -109,15 +148,11 @@ def rounds_completed(graph: Graph) -> int:
     return next(r - 1 for r in range(1, len(graph.stages) + 2) if r not in done)
 
 
-def _done(manifests: Manifests, name: str) -> bool:
-    return manifests.get(name) is not None
-
-
-def _given_up(graph: Graph, seen: Observation) -> tuple[Stage, Failure] | None:
+def _given_up(graph: Graph, failures: Mapping[str, Failure], retry_limit: int) -> tuple[Stage, Failure] | None:
     """The first wanted stage that will not be tried again without a change."""
     for stage in graph.stages:
-        failure = seen.failures.get(stage.fingerprint or "")
-        if failure and not stage.done and (failure.code in PERMANENT or failure.count >= seen.retry_limit):
+        failure = failures.get(stage.fingerprint or "")
+        if failure and not stage.done and (failure.code in PERMANENT or failure.count >= retry_limit):
             return stage, failure
     return None
 
@@ -142,18 +177,12 @@ def _by_urgency(graph: Graph) -> list[Stage]:
     return sorted((stage for stage in graph.stages if stage.ready), key=lambda stage: (stage.round, order[stage.kind]))
 
 
-def _retry_wait(failure: Failure | None, now: datetime) -> float:
+def _retry_pause(failure: Failure | None, now: datetime) -> float:
     """Seconds until a failed stage may be tried again: 2, 4, 8, … at most 300; at once after a preemption."""
     if failure is None or failure.code == ExitCode.PREEMPTED or failure.count == 0:
         return 0.0
     pause: float = min(FIRST_RETRY_SECONDS * 2.0 ** (failure.count - 1), LONGEST_RETRY_SECONDS)
     return max(0.0, pause - (now - failure.at).total_seconds())
-
-
-def _why_waiting(graph: Graph, seen: Observation, id_: str, seconds: float) -> str:
-    stage = graph.stage(id_)
-    failure = seen.failures[stage.fingerprint] if stage and stage.fingerprint else None
-    return f"retry in {seconds:.0f} s: {failure.message}" if failure else ""
 
 
 def _events(before: EvolutionRunStatus, after: EvolutionRunStatus) -> tuple[RunEvent, ...]:
@@ -163,8 +192,11 @@ def _events(before: EvolutionRunStatus, after: EvolutionRunStatus) -> tuple[RunE
         if record.scores and record.round not in known:
             scores = ", ".join(f"{metric} {value}" for metric, value in record.scores.items())
             events.append(RunEvent("Normal", "RoundCompleted", f"round {record.round}: {scores}"))
-    for type_ in ("Complete", "Failed", "Suspended", "BudgetExceeded"):
+    failed = after.condition("Failed")
+    for type_ in ("Complete", "Failed", "Suspended", "BudgetExceeded", "Stalled"):
         was, now = before.condition(type_), after.condition(type_)
+        if type_ == "Stalled" and failed and failed.status == "True":
+            continue  # told already
         if now and now.status == "True" and (was is None or was.status != "True" or was.reason != now.reason):
-            events.append(RunEvent("Warning" if type_ == "Failed" else "Normal", now.reason, now.message))
+            events.append(RunEvent("Warning" if type_ in ("Failed", "Stalled") else "Normal", now.reason, now.message))
     return tuple(events)

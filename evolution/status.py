@@ -1,7 +1,6 @@
 """The status of a run, derived from its graph: conditions, position, scores. Pure."""
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Literal
 
 from evolution.api.run import EvolutionRun
@@ -17,12 +16,14 @@ from evolution.api.status import (
     Scores,
     State,
 )
-from evolution.observation import Active, Failure
+from evolution.observation import Active, Failure, Observation, Wait
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind
 
 Situation = Literal["Running", "Suspended", "OverBudget", "Failed", "Complete"]
+Claim = tuple[ConditionType, bool, str, str]
+"""A condition as (type, holds, reason, message)."""
 ROUNDS_IN_STATUS = 20
 
 
@@ -33,40 +34,93 @@ def build_status(
     situation: Situation,
     failure: tuple[Stage, Failure] | None,
     active: Mapping[str, Active],
-    waits: Mapping[str, str],
-    previous: EvolutionRunStatus,
-    generation: int,
-    now: datetime,
-    history_uri: str,
+    waits: Mapping[str, Wait],
+    seen: Observation,
 ) -> EvolutionRunStatus:
-    """The status of `run` in `situation`. `waits` says why a ready stage is not being worked on, by stage id."""
-    verdict = graph.verdict
-    best = graph.stage(f"r{verdict.best}-evaluate")
-    conditions = _conditions(run, graph, situation, failure, active)
+    """The status of `run` in `situation`.
+
+    `active` says who does a stage, `waits` why a ready stage is not being done; both by stage id.
+    """
+    best = graph.stage(f"r{graph.verdict.best}-evaluate")
+    hindrance = _hindrance(active, waits) if situation == "Running" else None
+    state = _state(situation, active, graph, hindrance)
+    conditions = _conditions(run, graph, situation, failure, active, hindrance)
     baseline = graph.stage("r0-evaluate")
     records = _rounds(graph)
     return EvolutionRunStatus(
-        observed_generation=generation,
-        state=_state(situation, active, graph),
-        conditions=tuple(_timed(conditions, previous, generation, now)),
+        observed_generation=seen.generation,
+        state=state,
+        summary=_summary(state, conditions, hindrance),
+        conditions=tuple(_timed(conditions, seen)),
         current=tuple(_current(graph, active, waits)),
         progress=_progress(graph, active),
         baseline=Scores(scores=_scores(baseline.manifest)) if baseline and baseline.manifest else None,
         best=_best(run, graph, best) if best and best.manifest else None,
         rounds=tuple(records[-ROUNDS_IN_STATUS:]),
         gpu_seconds=_gpu_seconds(graph),
-        history_uri=history_uri,
+        gpu_hours=f"{seen.gpu_seconds_used / 3600:.2f}",
+        history_uri=seen.history_uri,
+        last_handled_retry_at=seen.retry_requested_at,
     )
 
 
-def _state(situation: Situation, active: Mapping[str, Active], graph: Graph) -> State:
-    if situation in ("Suspended", "OverBudget"):
-        return "Suspended"
-    if situation == "Failed":
-        return "Failed"
-    if situation == "Complete":
-        return "Complete"
-    return "Running" if active or any(stage.done for stage in graph.stages) else "Pending"
+def hindered_status(
+    seen: Observation, hindrance: Wait, *, accepted: bool = True, refused: bool = False
+) -> EvolutionRunStatus:
+    """The previous status of a run about which nothing new can be found out, because of `hindrance`.
+
+    `refused`: its spec is wrong, so that it has failed until the spec is mended.
+    """
+    blocked = hindrance.kind == "Blocked"
+    claims: dict[ConditionType, Claim] = {
+        c.type: (c.type, c.status == "True", c.reason, c.message) for c in seen.previous.conditions
+    }
+    reason, message = hindrance.reason, hindrance.message
+    claims["Accepted"] = ("Accepted", accepted, "Valid" if accepted else reason, "" if accepted else message)
+    claims["Progressing"] = ("Progressing", not blocked, reason, message)
+    claims["Ready"] = ("Ready", False, reason, message)
+    claims["Stalled"] = ("Stalled", blocked, reason if blocked else "NotStalled", message if blocked else "")
+    claims["Failed"] = ("Failed", refused, reason if refused else "NoFailure", message if refused else "")
+    state: State = "Failed" if refused else "Pending" if blocked else seen.previous.state
+    return seen.previous.model_copy(
+        update={
+            "observed_generation": seen.generation,
+            "state": state,
+            "summary": f"{state}: {reason}",
+            "conditions": tuple(_timed(claims.values(), seen)),
+            "last_handled_retry_at": seen.retry_requested_at,
+        }
+    )
+
+
+def _hindrance(active: Mapping[str, Active], waits: Mapping[str, Wait]) -> Wait | None:
+    """Why nothing goes on, if nothing does; what somebody has to mend comes before what mends itself."""
+    if any(order.wait is None for order in active.values()):
+        return None
+    found = [*(order.wait for order in active.values() if order.wait), *waits.values()]
+    order = {"Blocked": 0, "Retrying": 1, "Queued": 2}
+    return min(found, key=lambda wait: order[wait.kind], default=None)
+
+
+def _state(situation: Situation, active: Mapping[str, Active], graph: Graph, hindrance: Wait | None) -> State:
+    match situation:
+        case "Suspended" | "OverBudget":
+            return "Suspended"
+        case "Failed" | "Complete":
+            return situation
+        case "Running":
+            if hindrance and hindrance.kind != "Retrying":
+                return "Queued" if hindrance.kind == "Queued" else "Pending"
+            return "Running" if active or any(stage.done for stage in graph.stages) else "Pending"
+
+
+def _summary(state: State, conditions: Iterable[Claim], hindrance: Wait | None) -> str:
+    if hindrance:
+        return f"{state}: {hindrance.reason}"
+    told = next(
+        (reason for type_, holds, reason, _ in conditions if holds and type_ in ("Complete", "Failed", "Suspended")), ""
+    )
+    return f"{state}: {told}" if told else state
 
 
 def _conditions(
@@ -75,31 +129,37 @@ def _conditions(
     situation: Situation,
     failure: tuple[Stage, Failure] | None,
     active: Mapping[str, Active],
-) -> list[tuple[ConditionType, bool, str, str]]:
-    """(type, holds, reason, message) of every condition, in a fixed order."""
+    hindrance: Wait | None,
+) -> list[Claim]:
+    """Every condition, in a fixed order."""
     failed = failure if situation == "Failed" else None
     failed_reason = failed[1].reason if failed else "NoFailure"
     failed_message = f"{failed[0].id}: {failed[1].message}" if failed else ""
-    working = situation == "Running"
-    stages = ", ".join(sorted(a.stage for a in active.values()))
+    blocked = hindrance if hindrance and hindrance.kind == "Blocked" else None
+    working = situation == "Running" and blocked is None
+    stages = ", ".join(sorted({order.stage for order in active.values()}))
+    doing = ("StagesRunning" if active else "StagesReady" if working else situation, stages)
     outcome = graph.outcome or "MaxRounds"
     budget = f"the budget of {run.spec.budget.gpu_hours:g} GPU-hours is used up" if run.spec.budget else ""
     halted = {"Suspended": ("UserRequested", "spec.suspend is true"), "OverBudget": ("BudgetExceeded", budget)}
-    halt_reason, halt_message = halted.get(situation, ("NotSuspended", ""))
+    halt = halted.get(situation, ("NotSuspended", ""))
     complete = situation == "Complete"
+    not_complete = (hindrance.reason, hindrance.message) if hindrance else (failed_reason if failed else situation, "")
+    stalled = (blocked.reason, blocked.message) if blocked else (failed_reason, failed_message)
+    done = (outcome, _outcome_message(graph))
     return [
         ("Accepted", True, "Valid", ""),
-        ("Progressing", working, "StagesRunning" if active else "StagesReady" if working else situation, stages),
-        ("Ready", complete, outcome if complete else situation, _outcome_message(graph) if complete else ""),
-        ("Stalled", failed is not None, failed_reason, failed_message),
-        ("Suspended", situation in halted, halt_reason, halt_message),
+        ("Progressing", working, *((hindrance.reason, hindrance.message) if hindrance else doing)),
+        ("Ready", complete, *(done if complete else not_complete)),
+        ("Stalled", failed is not None or blocked is not None, *stalled),
+        ("Suspended", situation in halted, *halt),
         (
             "BudgetExceeded",
             situation == "OverBudget" or graph.outcome == "Budget",
             "BudgetExceeded" if budget else "NoBudget",
             budget,
         ),
-        ("Complete", complete, outcome if complete else "NotComplete", _outcome_message(graph) if complete else ""),
+        ("Complete", complete, *(done if complete else ("NotComplete", ""))),
         ("Failed", failed is not None, failed_reason, failed_message),
     ]
 
@@ -116,17 +176,14 @@ def _outcome_message(graph: Graph) -> str:
     return f"{why}; {best}"
 
 
-def _timed(
-    conditions: Iterable[tuple[ConditionType, bool, str, str]],
-    previous: EvolutionRunStatus,
-    generation: int,
-    now: datetime,
-) -> Iterable[Condition]:
-    for type_, holds, reason, message in conditions:
+def _timed(claims: Iterable[Claim], seen: Observation) -> Iterable[Condition]:
+    for type_, holds, reason, message in claims:
         status: Literal["True", "False"] = "True" if holds else "False"
-        before = previous.condition(type_)
+        before = seen.previous.condition(type_)
         since = (
-            before.last_transition_time if before and before.status == status else now.strftime("%Y-%m-%dT%H:%M:%SZ")
+            before.last_transition_time
+            if before and before.status == status
+            else seen.now.strftime("%Y-%m-%dT%H:%M:%SZ")
         )
         yield Condition(
             type=type_,
@@ -134,24 +191,25 @@ def _timed(
             reason=reason,
             message=message,
             last_transition_time=since,
-            observed_generation=generation,
+            observed_generation=seen.generation,
         )
 
 
-def _current(graph: Graph, active: Mapping[str, Active], waits: Mapping[str, str]) -> Iterable[CurrentStage]:
+def _current(graph: Graph, active: Mapping[str, Active], waits: Mapping[str, Wait]) -> Iterable[CurrentStage]:
     for stage in graph.stages:
-        doing = active.get(stage.fingerprint or "")
-        if doing and not stage.done:
-            progress = doing.progress
+        order = active.get(stage.id)
+        if order and order.stage == stage.id:
+            progress = order.progress
             yield CurrentStage(
                 round=stage.round,
                 stage=stage.kind.value,
-                job=doing.job,
+                job=order.job,
                 percent=int(100 * progress.done / progress.total) if progress and progress.total else 0,
                 eta_seconds=int(progress.eta_seconds) if progress and progress.eta_seconds is not None else None,
+                waiting_for=order.wait.message if order.wait else "",
             )
         elif stage.id in waits:
-            yield CurrentStage(round=stage.round, stage=stage.kind.value, waiting_for=waits[stage.id])
+            yield CurrentStage(round=stage.round, stage=stage.kind.value, waiting_for=waits[stage.id].message)
 
 
 def _progress(graph: Graph, active: Mapping[str, Active]) -> RunProgress:
@@ -163,8 +221,8 @@ def _progress(graph: Graph, active: Mapping[str, Active]) -> RunProgress:
     done, eta = 0.0, 0.0
     known = {Kind.PUBLISH, *seconds}
     for stage in graph.stages:
-        doing = active.get(stage.fingerprint or "")
-        progress = doing.progress if doing and not stage.done else None
+        doing = active.get(stage.id)
+        progress = doing.progress if doing and doing.stage == stage.id and not stage.done else None
         share = progress.done / progress.total if progress and progress.total else 0.0
         done += 1 if stage.done else share
         eta += 0 if stage.done else seconds.get(stage.kind, 0.0) * (1 - share)
@@ -188,7 +246,8 @@ def _scores(manifest: Manifest | None) -> dict[str, str]:
 def _best(run: EvolutionRun, graph: Graph, evaluation: Stage) -> BestRound:
     publish = graph.stage("publish")
     published = run.spec.publish.uri if run.spec.publish and publish and publish.done else ""
-    return BestRound(round=graph.verdict.best, adapter_uri=published, scores=_scores(evaluation.manifest))
+    scores = _scores(evaluation.manifest)
+    return BestRound(round=graph.verdict.best, score=scores[run.spec.gate_metric], adapter_uri=published, scores=scores)
 
 
 def _rounds(graph: Graph) -> list[RoundRecord]:

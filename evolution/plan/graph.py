@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from evolution.api.run import STRATEGIES_BY_SCORE, EvolutionRunSpec
 from evolution.plan.gate import Verdict, after_round, decides
 from evolution.plan.manifest import Manifest
-from evolution.plan.stage import Kind, fingerprint
+from evolution.plan.stage import SEMANTICS, Kind, canonical_json, fingerprint, sha256
 
 Parameters = Mapping[str, JsonValue]
 Manifests = Mapping[str, Manifest | None]
@@ -48,6 +48,8 @@ class Stage:
     inputs: Mapping[str, Input]
     fingerprint: str | None
     """None until every input is known."""
+    recipe: str
+    """SHA-256 of what the stage is to do, all the way back to the sources: known before anything was done."""
     manifest: Manifest | None = None
     looked_up: bool = False
     """Whether the store was asked for the manifest."""
@@ -109,6 +111,7 @@ class _Unfolding:
         }
         digests = {name: i.digest for name, i in resolved.items() if i.digest is not None}
         name = fingerprint(kind, parameters, digests) if len(digests) == len(resolved) else None
+        made_from = {name: [source.recipe, output] for name, (source, output) in inputs.items()}
         stage = Stage(
             id=id_,
             kind=kind,
@@ -116,6 +119,7 @@ class _Unfolding:
             parameters=parameters,
             inputs=resolved,
             fingerprint=name,
+            recipe=sha256(canonical_json([kind.value, SEMANTICS[kind], dict(parameters), made_from])),
             manifest=self.manifests.get(name) if name else None,
             looked_up=name in self.manifests,
             tentative=self.tentative,

@@ -1,6 +1,7 @@
 """What a run leaves in the store besides its stages: its settings, the chain of its stages, its last status."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from pydantic import JsonValue, ValidationError
 
@@ -8,7 +9,7 @@ from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
 from evolution.observation import Failure
 from evolution.plan.graph import Graph
-from evolution.plan.manifest import Record
+from evolution.plan.manifest import Manifest, Record
 from evolution.store import keys
 from evolution.store.base import ObjectStore
 
@@ -25,6 +26,8 @@ class History(Record):
     """By fingerprint, of the last attempt to go on with the run."""
     gpu_seconds_used: float = 0.0
     """GPU-seconds that this run's own attempts took; adopted stages cost nothing."""
+    manifests: dict[str, Manifest] = {}
+    """By fingerprint, in short: lets an operator that starts go on without reading every stage."""
 
 
 def read_history(store: ObjectStore, run_id: str) -> History | None:
@@ -47,6 +50,7 @@ def write_history(
     *,
     failures: Mapping[str, Failure],
     gpu_seconds: float,
+    manifests: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> None:
     history = History(
         run=run.model_dump(by_alias=True, mode="json"),
@@ -54,6 +58,7 @@ def write_history(
         status=status,
         failures=dict(failures),
         gpu_seconds_used=gpu_seconds,
+        manifests=dict(manifests),
     )
     store.write(keys.history(run_id), history.to_json())
 

@@ -99,6 +99,7 @@ def job_record(body: Body) -> JobRecord:
         deleting="deletionTimestamp" in meta,
         reason=intern(_text(condition.get("reason"))),
         message=intern(_text(condition.get("message"))),
+        created_at=_text(meta.get("creationTimestamp")),
         finished_at=_text(condition.get("lastTransitionTime")) if ended else "",
     )
 

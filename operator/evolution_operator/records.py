@@ -79,6 +79,8 @@ class JobRecord:
     reason: str
     """Of the condition behind `state`, CamelCase."""
     message: str
+    created_at: str
+    """RFC 3339."""
     finished_at: str
     """RFC 3339; empty while it is not finished."""
 

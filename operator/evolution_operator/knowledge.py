@@ -1,0 +1,144 @@
+"""What the store knows of runs, asked for in threads, since its client blocks."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from evolution.api.run import EvolutionRun
+from evolution.api.status import EvolutionRunStatus
+from evolution.observation import Failure
+from evolution.plan.graph import Graph
+from evolution.plan.manifest import Artifact, Manifest
+from evolution.plan.worker import Progress
+from evolution.store import keys
+from evolution.store.artifacts import ArtifactDamaged, Artifacts
+from evolution.store.history import read_history, write_history
+from evolution.store.open import open_store
+
+T = TypeVar("T")
+THREADS = 16
+REMEMBERED_STAGES = 500
+"""Stages whose manifests the history object holds, the newest; older ones are read one by one after a restart."""
+
+
+@dataclass
+class Memory:
+    """What is known of one run between two of its reconciliations; everything in it can be found out again."""
+
+    uid: str
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    """In short, by fingerprint."""
+    progress: dict[str, Progress] = field(default_factory=dict)
+    """By name of the Job."""
+    at_work: dict[str, str] = field(default_factory=dict)
+    """Fingerprint of the stage that a Job is doing, by its name."""
+    unmendable: set[str] = field(default_factory=set)
+    """Jobs that failed because of an artifact which none of the run's stages made."""
+    written: frozenset[str] | None = None
+    """Stages that the history object in the store tells of."""
+
+
+class Knowledge:
+    """The store of one installation; every namespace has a prefix of its own in it."""
+
+    def __init__(self, store: str, cache: Path) -> None:
+        self._store = store.rstrip("/")
+        self._cache = cache
+        self._artifacts: dict[str, Artifacts] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+
+    def location(self, namespace: str) -> str:
+        """Where the artifacts of a namespace lie, as workers are told."""
+        return f"{self._store}/{namespace}"
+
+    def history_uri(self, namespace: str, run_id: str) -> str:
+        return f"{self.location(namespace)}/{keys.history(run_id)}"
+
+    async def recall(self, namespace: str, run_id: str, uid: str) -> Memory:
+        """What the run's history object remembers; an empty memory if there is none."""
+        history = await self._ask(read_history, self._of(namespace).store, run_id)
+        return Memory(uid, dict(history.manifests) if history else {})
+
+    async def manifests(self, namespace: str, fingerprints: Iterable[str]) -> dict[str, Manifest | None]:
+        """The manifests of finished stages, in short; None for stages that are not done.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        names = list(fingerprints)
+        found = await asyncio.gather(*(self._ask(_look_up, self._of(namespace), name) for name in names))
+        return dict(zip(names, found, strict=True))
+
+    async def progress(self, namespace: str, run_id: str, fingerprints: Mapping[str, str]) -> dict[str, Progress]:
+        """What workers last reported about stages, by the keys of `fingerprints`; silent ones are left out."""
+        store = self._of(namespace).store
+        reads = (self._ask(store.read, keys.progress(run_id, name)) for name in fingerprints.values())
+        found = zip(fingerprints, await asyncio.gather(*reads), strict=True)
+        return {job: Progress.model_validate_json(data) for job, data in found if data}
+
+    async def discard_damaged(self, namespace: str, digest: str, manifests: Iterable[Manifest]) -> list[str]:
+        """Forget the stages among `manifests` that made the missing or damaged blob `digest`: their fingerprints."""
+        return await self._ask(_discard_damaged, self._of(namespace), digest, list(manifests))
+
+    async def write_history(
+        self,
+        run: EvolutionRun,
+        run_id: str,
+        graph: Graph,
+        status: EvolutionRunStatus,
+        failures: Mapping[str, Failure],
+        gpu_seconds: float,
+    ) -> None:
+        done = {s.fingerprint: s.manifest for s in graph.stages if s.fingerprint and s.manifest}
+        kept = dict(list(done.items())[-REMEMBERED_STAGES:])
+        store = self._of(run.metadata.namespace).store
+
+        def write() -> None:
+            write_history(store, run_id, run, graph, status, failures=failures, gpu_seconds=gpu_seconds, manifests=kept)
+
+        await self._ask(write)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _of(self, namespace: str) -> Artifacts:
+        if namespace not in self._artifacts:
+            self._artifacts[namespace] = Artifacts(open_store(self.location(namespace)), self._cache)
+        return self._artifacts[namespace]
+
+    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: question(*arguments))
+
+
+def _look_up(artifacts: Artifacts, fingerprint: str) -> Manifest | None:
+    try:
+        manifest = artifacts.manifest(fingerprint)
+    except ArtifactDamaged:
+        artifacts.forget(fingerprint)
+        return None
+    # Parameters, inputs and versions are for people; a thousand runs need not hold them in memory.
+    return manifest and manifest.model_copy(update={"parameters": {}, "inputs": {}, "versions": {}})
+
+
+def _discard_damaged(artifacts: Artifacts, digest: str, manifests: list[Manifest]) -> list[str]:
+    """The worker has compared the blob with its digest already, so nothing is read here but listings of trees."""
+    found: list[str] = []
+    for manifest in manifests:
+        if any(_contains(artifacts, output, digest) for output in manifest.outputs.values()):
+            artifacts.discard(manifest, damaged=[digest])
+            found.append(manifest.fingerprint)
+    return found
+
+
+def _contains(artifacts: Artifacts, output: Artifact, digest: str) -> bool:
+    if output.digest == digest:
+        return True
+    if output.form == "Blob":
+        return False
+    try:
+        return any(file.digest == digest for file in artifacts.tree(output.digest).files)
+    except ArtifactDamaged:
+        return True
