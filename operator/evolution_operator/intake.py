@@ -1,0 +1,51 @@
+"""News of the cluster, from watches and lists: into the cache, and the runs they concern into the queue."""
+
+from time import monotonic
+
+from evolution_operator.cache import Cache
+from evolution_operator.queue import KeyedQueue
+from evolution_operator.records import JobRecord, PodRecord, Record, RunKey, RunRecord, RuntimeRecord
+
+
+class Intake:
+    """Every piece of news passes here, in any order and as often as it comes."""
+
+    def __init__(self, cache: Cache, queue: KeyedQueue[RunKey]) -> None:
+        self._cache = cache
+        self._queue = queue
+        self.watched_at = monotonic()
+        """When a watch last said something, by the monotonic clock."""
+
+    def seen(self, record: Record) -> bool:
+        """An object as it was; False if that is no news."""
+        before = self._cache.run(record.key) if isinstance(record, RunRecord) else None
+        if not self._cache.upsert(record):
+            return False
+        # Only the operator writes a run's status: what changes while the run is being reconciled is our own writing,
+        # seen before its answer arrived.
+        own_writing = (
+            isinstance(record, RunRecord)
+            and before is not None
+            and (before.uid, before.intent) == (record.uid, record.intent)
+            and self._queue.is_busy(record.key)
+        )
+        if not own_writing:
+            self._enqueue(record)
+        return True
+
+    def gone(self, record: Record, resource_version: str = "") -> bool:
+        """An object that is no more, as of `resource_version` (default: the record's); False if that is no news."""
+        if not self._cache.forget(record, resource_version):
+            return False
+        self._enqueue(record)
+        return True
+
+    def _enqueue(self, record: Record) -> None:
+        match record:
+            case RunRecord():
+                self._queue.add(record.key)
+            case RuntimeRecord():
+                for key in self._cache.runs_of_runtime(*record.key):
+                    self._queue.add(key)
+            case JobRecord() | PodRecord() if record.run.name:
+                self._queue.add(record.run)
