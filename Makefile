@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart test check test-tools lint types layering lock clean
+.PHONY: help setup quickstart test check test-tools crds lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo 'make quickstart  watch a tiny model learn from documents that it has never seen'
 	@echo 'make check       lint, types, layering and the fast tests (under 3 minutes)'
 	@echo 'make test        everything (CI runs this)'
+	@echo 'make crds        write crds/ anew, after a change of the API types'
 	@echo 'make lock        renew requirements.lock after a change in pyproject.toml'
 
 setup: .venv/installed
@@ -35,6 +36,9 @@ test: setup lint types layering test-tools
 
 test-tools: setup
 	-$(BIN)/python tests/tools/build.py
+
+crds: setup
+	$(BIN)/python -m evolution.api.crd crds
 
 lint:
 	$(BIN)/ruff check

@@ -16,6 +16,9 @@ Preset = Literal["Default", "Reference"]
 Metric = Literal["ExactMatch", "BLEU", "ROUGEL", "CHRF", "ReferenceBLEU", "ReferenceROUGE"]
 Strategy = Literal["None", "Random", "All", "Hard", "Easy", "Even"]
 
+Location = Annotated[str, Field(max_length=2048)]
+Template = Annotated[str, Field(max_length=20_000)]
+
 STRATEGIES_BY_SCORE: frozenset[Strategy] = frozenset({"Hard", "Easy", "Even"})
 
 
@@ -40,17 +43,17 @@ class RuntimeRef(Resource):
 
 
 class ModelSource(Resource):
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[Location, Field(min_length=1)]
     """Folder of a Hugging Face causal language model with tokenizer, chat template and safetensors weights:
     s3://bucket/prefix, or on a laptop file:// and relative paths."""
-    adapter_uri: Annotated[str, Field(alias="adapterURI")] = ""
+    adapter_uri: Annotated[Location, Field(alias="adapterURI")] = ""
     """PEFT adapter folder to start from; empty starts from the bare model."""
     revision: str = ""
     """A new value makes the run look at the source again."""
 
 
 class DocumentSource(Resource):
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[Location, Field(min_length=1)]
     """A folder or file of .txt, .md, .jsonl, .json or .parquet documents."""
     revision: str = ""
     """A new value makes the run look at the source again."""
@@ -63,11 +66,11 @@ class DocumentSource(Resource):
 
 
 class EvaluationSource(Resource):
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[Location, Field(min_length=1)]
     """A .jsonl, .json or .parquet file of held-out items with `question` and `answer`."""
     revision: str = ""
     """A new value makes the run look at the source again."""
-    metrics: Annotated[tuple[Metric, ...], Field(min_length=1, strict=False)]
+    metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16, strict=False)]
     """Scores to compute for the base model and after every round, each from 0 to 1."""
     primary: Metric | None = None
     """The score that decides which round is best; empty takes the first of `metrics`."""
@@ -80,9 +83,9 @@ class EvaluationSource(Resource):
 
 
 class Prompts(Resource):
-    question: str = ""
+    question: Template = ""
     """Template with {document} that asks for one question; empty uses a built-in one in the document's language."""
-    answer: str = ""
+    answer: Template = ""
     """Template with {document} and {question} that asks for the answer; empty uses the built-in prompt."""
 
     @model_validator(mode="after")
@@ -167,13 +170,15 @@ class Budget(Resource):
 
 
 class Publish(Resource):
-    uri: Annotated[str, Field(min_length=1)]
+    uri: Annotated[Location, Field(min_length=1)]
     """Folder that receives the adapter as plain PEFT files."""
     select: Literal["Best", "Last"] = "Best"
     """Which round's adapter to publish."""
 
 
 class EvolutionRunSpec(Resource):
+    """What the run's author asks for."""
+
     runtime_ref: RuntimeRef = RuntimeRef()
     """Where and how the stages run on a cluster; ignored on a laptop."""
     preset: Preset = "Default"
@@ -233,6 +238,8 @@ class Metadata(Resource):
 
 
 class EvolutionRun(Resource):
+    """A language model that trains itself on documents, round after round."""
+
     api_version: Literal["selfevolution.io/v1alpha1"]
     kind: Literal["EvolutionRun"]
     metadata: Metadata

@@ -4,17 +4,76 @@ The platform team's resources. A run author names one and can set none of this: 
 no service account and no node by it.
 """
 
-from typing import Annotated, Literal
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from evolution.api.run import Metadata, Resource
 
 Execution = Literal["Stage", "Round", "Run"]
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+
+QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
+DURATION_PATTERN = r"^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,7}s)?$"
+RESOURCE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+NODE_PATH_PATTERN = r"^(/[^/].*)?$"
+
+RESERVED_VARIABLES = (
+    "EVOLUTION_ORDER",
+    "EVOLUTION_TERMINATION_MESSAGE",
+    "EVOLUTION_CACHE",
+    "EVOLUTION_SHARD_INDEX",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+)
+"""Environment variables of workers that the operator sets, and a runtime cannot."""
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+"""Names of environment variables."""
+
+
+def _whole_number_as_text(value: Any) -> Any:
+    """YAML reads `cpu: 4` as a number, and Kubernetes takes it."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_whole_number_as_text),
+    Field(
+        pattern=QUANTITY_PATTERN,
+        max_length=28,
+        json_schema_extra={"x-kubernetes-int-or-string": True},
+    ),
+]
 """A Kubernetes quantity: 500m, 4, 16Gi."""
-Duration = Annotated[str, Field(pattern=r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?$", min_length=2)]
+Duration = Annotated[str, Field(pattern=DURATION_PATTERN, min_length=2, max_length=21)]
 """Hours, minutes and seconds: 90s, 30m, 1h30m."""
+FACTORS = {
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)},
+    **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)},
+}
+LEAST_MEMORY = "1Mi"
+"""Of a worker; less is a unit forgotten."""
+
+
+def amount(quantity: str) -> Decimal:
+    """The number that a `Quantity` stands for."""
+    number = quantity.rstrip("mkMGTi")
+    return Decimal(number) * FACTORS.get(quantity[len(number) :], 1)
+
+
+def seconds(duration: str) -> int:
+    """Seconds of a `Duration`."""
+    total, number = 0, ""
+    for char in duration:
+        if char.isdigit():
+            number += char
+        else:
+            total += int(number) * {"h": 3600, "m": 60, "s": 1}[char]
+            number = ""
+    return total
 
 
 class Resources(Resource):
@@ -22,12 +81,20 @@ class Resources(Resource):
 
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     """GPUs of one worker."""
-    gpu_resource: str = "nvidia.com/gpu"
+    gpu_resource: Annotated[str, Field(pattern=RESOURCE_NAME_PATTERN, max_length=253)] = "nvidia.com/gpu"
     """Resource name of a GPU on the nodes."""
     cpu: Quantity = "1"
     """CPU cores of one worker."""
     memory: Quantity = "4Gi"
     """Memory of one worker."""
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if not amount(self.cpu):
+            raise ValueError("cpu: is 0; give cores, such as 500m or 4")
+        if amount(self.memory) < amount(LEAST_MEMORY):
+            raise ValueError(f"memory: is {self.memory!r}, less than {LEAST_MEMORY}; give a unit, as in 16Gi")
+        return self
 
 
 class StageResources(Resource):
@@ -50,28 +117,47 @@ class StageResources(Resource):
 class Toleration(Resource):
     """A toleration of the workers' pods (core/v1 Toleration)."""
 
-    key: str = ""
+    key: Annotated[str, Field(max_length=317)] = ""
     """Taint key; empty with operator Exists tolerates every taint."""
     operator: Literal["Exists", "Equal"] = "Equal"
     """How the taint's value is compared."""
-    value: str = ""
+    value: Annotated[str, Field(max_length=63)] = ""
     """Taint value."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty is every effect."""
+
+    @model_validator(mode="after")
+    def _comparable(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError(f"value: is {self.value!r}, but operator Exists compares no value; leave it out")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("key: is empty; name the taint's key, or tolerate all with operator Exists")
+        return self
 
 
 class ModelCache(Resource):
     """Where workers keep downloaded models; without one, every pod downloads into an empty folder of its own."""
 
-    claim_name: str = ""
+    claim_name: Annotated[str, Field(max_length=253)] = ""
     """PersistentVolumeClaim in the run's namespace, shared by its workers."""
-    host_path: str = ""
+    host_path: Annotated[str, Field(pattern=NODE_PATH_PATTERN, max_length=1024)] = ""
     """Folder of the node, shared by all workers on it."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.claim_name and self.host_path:
+            raise ValueError(
+                f"hostPath: is {self.host_path!r} beside claimName {self.claim_name!r}; give one of the two"
+            )
+        if ".." in self.host_path.split("/"):
+            raise ValueError(f"hostPath: is {self.host_path!r}; give a path without '..'")
+        return self
 
 
 class Retries(Resource):
     limit: Annotated[int, Field(ge=0, le=100)] = 3
-    """Failed attempts at a stage before the run fails. Preemptions and an unreachable store do not count."""
+    """How often a failed stage is tried again before the run fails; preemptions and an unreachable store do not
+    count."""
 
 
 class Deadlines(Resource):
@@ -80,8 +166,17 @@ class Deadlines(Resource):
     idle: Duration = "1h"
     """A worker without progress for so long is taken to hang, and is replaced."""
 
+    @model_validator(mode="after")
+    def _some_time(self) -> Self:
+        for name, value in (("stage", self.stage), ("idle", self.idle)):
+            if not seconds(value):
+                raise ValueError(f"{name}: is {value!r}, no time at all; give a duration such as 1h30m")
+        return self
+
 
 class EvolutionRuntimeSpec(Resource):
+    """Where and how the stages of runs are executed on this cluster."""
+
     image: Annotated[str, Field(min_length=1)]
     """Trainer image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
@@ -103,7 +198,7 @@ class EvolutionRuntimeSpec(Resource):
     """Resources of single kinds of stage; only with execution Stage."""
     node_selector: dict[str, str] = {}
     """Labels of the nodes that may run workers."""
-    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False)] = ()
+    tolerations: Annotated[tuple[Toleration, ...], Field(strict=False, max_length=32)] = ()
     """Taints that workers tolerate."""
     priority_class_name: str = ""
     """Priority class of the workers."""
@@ -111,7 +206,7 @@ class EvolutionRuntimeSpec(Resource):
     """Kueue LocalQueue for runs that carry no label kueue.x-k8s.io/queue-name themselves."""
     cache: ModelCache = ModelCache()
     """Where workers keep downloaded models."""
-    env: dict[str, str] = {}
+    env: Annotated[dict[str, str], Field(max_length=100)] = {}
     """Further environment variables of the workers, such as HTTPS_PROXY."""
     retries: Retries = Retries()
     """How often a stage is tried."""
@@ -119,24 +214,41 @@ class EvolutionRuntimeSpec(Resource):
     """How long a stage may take."""
     termination_grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
     """Time that a worker gets to save its work when it is stopped."""
-    finished_job_ttl: Duration = "24h"
+    finished_job_ttl: Annotated[Duration, Field(alias="finishedJobTTL")] = "24h"
     """How long finished Jobs, with their logs, are kept."""
+
+    @model_validator(mode="after")
+    def _fits_execution(self) -> Self:
+        if self.execution != "Stage":
+            if self.shards > 1:
+                raise ValueError(
+                    f"shards: is {self.shards}, but a pod per {self.execution} writes all pairs itself; "
+                    "give execution Stage, or 1"
+                )
+            for name in StageResources.model_fields:
+                if getattr(self.stages, name) is not None:
+                    raise ValueError(
+                        f"stages.{name}: is given, but with execution {self.execution} one pod runs several stages; "
+                        "give execution Stage, or say it in resources"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _variables(self) -> Self:
+        for name in self.env:
+            if not re.fullmatch(VARIABLE, name):
+                raise ValueError(f"env: {name!r} is no name of a variable; use letters, digits and '_'")
+            if name in RESERVED_VARIABLES:
+                raise ValueError(
+                    f"env: {name} is set by the operator; leave it out (credentials: name a Secret in storeSecretName)"
+                )
+        return self
 
 
 class EvolutionRuntime(Resource):
+    """Where and how stages run on a cluster."""
+
     api_version: Literal["selfevolution.io/v1alpha1"]
     kind: Literal["EvolutionRuntime", "ClusterEvolutionRuntime"]
     metadata: Metadata
     spec: EvolutionRuntimeSpec
-
-
-def seconds(duration: str) -> int:
-    """Seconds of a `Duration`."""
-    total, number = 0, ""
-    for char in duration:
-        if char.isdigit():
-            number += char
-        else:
-            total += int(number) * {"h": 3600, "m": 60, "s": 1}[char]
-            number = ""
-    return total
