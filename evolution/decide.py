@@ -12,6 +12,7 @@ from typing import Literal
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
 from evolution.observation import Active, Failure, Observation, Wait
+from evolution.plan.dispatch import joint_recipe
 from evolution.plan.graph import Graph, Manifests, Stage, unfold
 from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode
@@ -110,13 +111,13 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
 def _stages_of(active: Active, graph: Graph) -> list[Stage]:
     """The stages of an active order that are still to be done, or [] if it is no longer wanted.
 
-    An order of several stages is wanted while its last one is; once they are all done it is about to end by itself.
+    An order of several stages is wanted while all of them are; once they are done it is about to end by itself.
     """
     if not active.recipe:
         return [s for s in graph.stages if s.fingerprint == active.fingerprint and not s.done]
-    if not any(stage.recipe == active.recipe for stage in graph.stages):
+    own = [stage for id_ in active.stages if (stage := graph.stage(id_))]
+    if joint_recipe(own) != active.recipe:
         return []
-    own = [stage for stage in graph.stages if stage.id in active.stages]
     return [stage for stage in own if not stage.done] or own[-1:]
 
 

@@ -34,7 +34,7 @@ class Active:
     stages: tuple[str, ...] = ()
     """Ids of all stages of an order with several; empty otherwise."""
     recipe: str = ""
-    """Of the last stage of an order with several: it stands for all of them."""
+    """Joint recipe of an order with several stages; empty otherwise."""
     progress: Progress | None = None
     wait: Wait | None = None
     """Why nothing happens at the moment."""

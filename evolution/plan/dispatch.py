@@ -7,7 +7,7 @@ from evolution.api.run import EvolutionRun
 from evolution.api.runtime import Execution
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.order import Order, OrderGate, OrderStage, order_stage
-from evolution.plan.stage import Kind
+from evolution.plan.stage import Kind, sha256
 
 LONGEST_ORDER = 96 * 1024
 """Bytes of JSON: Linux gives one environment variable 128 KiB. What does not fit comes with the next order."""
@@ -28,6 +28,11 @@ class Batch:
     def fingerprint(self) -> str:
         assert self.first.fingerprint is not None  # a batch begins with a stage that is ready
         return self.first.fingerprint
+
+
+def joint_recipe(stages: Iterable[Stage]) -> str:
+    """Stands for the recipes of all stages of an order: it changes if one of them does."""
+    return sha256("".join(stage.recipe for stage in stages).encode())
 
 
 def batches(graph: Graph, ready: Iterable[Stage], execution: Execution, taken: Collection[str]) -> list[Batch]:

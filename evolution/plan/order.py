@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import JsonValue, model_validator
 
+from evolution.api.run import Gate, Metric
+from evolution.plan.gate import Verdict
 from evolution.plan.graph import Stage
 from evolution.plan.manifest import Record
 from evolution.plan.stage import Kind
@@ -32,6 +34,15 @@ class OrderStage(Record):
     attempt: int = 1
 
 
+class OrderGate(Record):
+    """What a worker needs to know to stop where the gate would: for orders that go over several rounds."""
+
+    gate: Gate
+    metric: Metric
+    verdict: Verdict
+    """After the last evaluation before the order."""
+
+
 class Order(Record):
     api_version: Literal["selfevolution.io/v1alpha1"] = "selfevolution.io/v1alpha1"
     kind: Literal["Order"] = "Order"
@@ -45,6 +56,10 @@ class Order(Record):
     model: str
     """Location of the base model; what it must contain is the `model` input of each stage."""
     stages: tuple[OrderStage, ...]
+    shards: int = 1
+    """Workers that share the order's one `Generate` stage."""
+    gate: OrderGate | None = None
+    """Applied after each evaluation of the order; the worker ends early where the gate decides against what follows."""
 
 
 def order_stage(stage: Stage, earlier: frozenset[str] = frozenset(), attempt: int = 1) -> OrderStage:

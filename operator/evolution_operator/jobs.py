@@ -5,7 +5,7 @@ from typing import Any
 
 from evolution.api.run import API_VERSION, EvolutionRun
 from evolution.api.runtime import EvolutionRuntimeSpec, Resources, seconds
-from evolution.plan.dispatch import Batch
+from evolution.plan.dispatch import Batch, joint_recipe
 from evolution.plan.order import Order
 from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode
@@ -61,7 +61,7 @@ def build_job(
     stages = batch.stages[: len(order.stages)]
     annotations = {FINGERPRINT: batch.fingerprint, STAGES: ",".join(stage.id for stage in stages)}
     if batch.execution != "Stage":
-        annotations[RECIPE] = stages[-1].recipe
+        annotations[RECIPE] = joint_recipe(stages)
     queue = meta.labels.get(QUEUE_LABEL) or runtime.queue_name
     job: dict[str, Any] = {
         "apiVersion": "batch/v1",

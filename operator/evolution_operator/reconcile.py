@@ -140,6 +140,8 @@ class Reconciler:
         try:
             subject = Subject(record, body, run, previous, await self._memory(record))
             return await self._advance(subject, seen)
+        except Conflict:
+            return 0.0  # the run changed meanwhile; its newest version is in the cache
         except StoreError as error:
             refused = isinstance(error, StoreRefused)
             wait = Wait(
