@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from evolution.cli.options import RunFile, Store, console, warn
+from evolution.cli.options import Context, Kubeconfig, Namespace, Store, Target, console, warn
+from evolution.cli.target import open_target
+from evolution.cluster.kubectl import Kubectl
 from evolution.local.observe import observe
-from evolution.local.places import open_run
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.stage import Kind
 
@@ -24,7 +25,7 @@ PRODUCER: dict[str, Kind] = {
 
 
 def pull(
-    file: RunFile,
+    target: Target,
     what: Annotated[What, typer.Argument(help="What to copy.", show_default=False)],
     round_: Annotated[
         int | None,
@@ -32,22 +33,25 @@ def pull(
     ] = None,
     to: Annotated[Path, typer.Option("--to", help="Folder to write into.")] = Path(),
     store: Store = None,
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Copy a round's pairs, predictions, adapter and so on into a folder, as JSON Lines or as a plain PEFT folder."""
-    local = open_run(file, store)
+    local = open_target(target, store, Kubectl(context, namespace, kubeconfig))
     graph = observe(local, warn).graph
     assert graph is not None
     stage = _producer(graph, what, round_)
     assert stage.manifest is not None
     artifact = stage.manifest.outputs[what]
     if artifact.form == "Tree":
-        target = to / f"{local.run.metadata.name}-r{stage.round}-{what}"
-        shutil.copytree(local.artifacts.fetch_tree(artifact.digest), target, dirs_exist_ok=True)
+        copy = to / f"{local.run.metadata.name}-r{stage.round}-{what}"
+        shutil.copytree(local.artifacts.fetch_tree(artifact.digest), copy, dirs_exist_ok=True)
     else:
         to.mkdir(parents=True, exist_ok=True)
-        target = to / f"{local.run.metadata.name}-r{stage.round}-{what}.jsonl"
-        shutil.copyfile(local.artifacts.fetch(artifact.digest), target)
-    console.print(f"wrote {target}")
+        copy = to / f"{local.run.metadata.name}-r{stage.round}-{what}.jsonl"
+        shutil.copyfile(local.artifacts.fetch(artifact.digest), copy)
+    console.print(f"wrote {copy}")
 
 
 def _producer(graph: Graph, what: What, round_: int | None) -> Stage:

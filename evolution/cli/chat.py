@@ -8,25 +8,29 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from evolution.cli.options import Json, RunFile, Store, console, warn
+from evolution.cli.options import Context, Json, Kubeconfig, Namespace, Store, Target, console, warn
+from evolution.cli.target import open_target
+from evolution.cluster.kubectl import Kubectl
 from evolution.local.conversation import Conversation, ConversationFailed, converse
 from evolution.local.observe import observe
-from evolution.local.places import open_run
 from evolution.plan.graph import Graph
 from evolution.plan.worker import ExitCode
 
 
 def chat(
-    file: RunFile,
+    target: Target,
     question: Annotated[
         str | None, typer.Argument(help="Ask this and leave; without it, questions are read one by one.")
     ] = None,
     rounds: Annotated[list[int] | None, typer.Option("--round", help="Rounds to ask; default: the best.")] = None,
     store: Store = None,
     as_json: Json = False,
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Ask the base model and the adapters of chosen rounds the same questions, side by side."""
-    local = open_run(file, store)
+    local = open_target(target, store, Kubectl(context, namespace, kubeconfig))
     graph = observe(local, warn).graph
     assert graph is not None
     prepared = graph.stage("prepare-model")

@@ -1,6 +1,7 @@
 """Commands that look and change nothing: `plan`, `status`, `report`, `validate`."""
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -8,17 +9,29 @@ from typing import Annotated
 import typer
 
 from evolution.api.load import load_run
-from evolution.cli.options import Json, RunFile, Store, console, warn
+from evolution.cli.options import CLUSTER, Context, Json, Kubeconfig, Namespace, Store, Target, console, warn
+from evolution.cli.standing import runs_table, standing
+from evolution.cli.target import find_run, on_laptop, open_target
+from evolution.cli.watching import watch
+from evolution.cluster.kubectl import Kubectl
+from evolution.cluster.runs import Runs
 from evolution.local.observe import observe
-from evolution.local.places import open_run, with_local_revisions
+from evolution.local.places import StoredRun, open_run, with_local_revisions
 from evolution.plan.graph import Graph
 from evolution.report.html import write_report
 from evolution.report.table import format_seconds, rounds_table, stages_table
 
 
-def plan(file: RunFile, store: Store = None, as_json: Json = False) -> None:
+def plan(
+    target: Target,
+    store: Store = None,
+    as_json: Json = False,
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+) -> None:
     """Show what would be reused and what would run, before anything is spent."""
-    graph = observe(open_run(file, store), warn).graph
+    graph = observe(open_target(target, store, Kubectl(context, namespace, kubeconfig)), warn).graph
     assert graph is not None
     counts = Counter(stage.state for stage in graph.stages)
     if as_json:
@@ -45,9 +58,62 @@ def _stages(graph: Graph) -> list[dict[str, object]]:
     ]
 
 
-def status(file: RunFile, store: Store = None, as_json: Json = False) -> None:
-    """Show where a run stands; works while another terminal runs it."""
-    local = open_run(file, store)
+def status(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN.yaml|NAME]",
+            help="A run file, or the name of a run on a cluster; without it, all runs of the namespace.",
+            show_default=False,
+        ),
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+    watching: Annotated[
+        bool, typer.Option("--watch", "-w", help="Watch it until it is complete or failed.", rich_help_panel=CLUSTER)
+    ] = False,
+    everywhere: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Runs of all namespaces.", rich_help_panel=CLUSTER)
+    ] = False,
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
+) -> None:
+    """Show where a run stands; works while another terminal or a cluster runs it."""
+    kubectl = Kubectl(context, namespace, kubeconfig)
+    if target is None:
+        if watching:
+            raise typer.BadParameter("name the run to watch")
+        _show_runs(Runs(kubectl), everywhere=everywhere, as_json=as_json)
+    elif everywhere:
+        raise typer.BadParameter("--all-namespaces lists runs; leave out the name")
+    elif on_laptop(target, kubectl):
+        if watching:
+            raise typer.BadParameter("--watch is for runs on a cluster; `evolve run` shows a run on this machine")
+        _show_local(open_run(Path(target), store), as_json=as_json)
+    else:
+        run, runs = find_run(target, kubectl)
+        if watching:
+            sys.exit(watch(runs, run.name, console, as_json=as_json))
+        if as_json:
+            typer.echo(json.dumps(run.body.get("status", {}), indent=2, ensure_ascii=False))
+        else:
+            console.print(standing(run))
+
+
+def _show_runs(runs: Runs, *, everywhere: bool, as_json: bool) -> None:
+    found = runs.list(everywhere=everywhere)
+    if as_json:
+        listed = [{"namespace": r.namespace, "name": r.name, "status": r.body.get("status", {})} for r in found]
+        typer.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+    elif found:
+        console.print(runs_table(found, namespaces=everywhere))
+    else:
+        where = "this cluster" if everywhere else f"namespace {runs.kubectl.current_namespace()}"
+        console.print(f"no runs in {where}", markup=False)
+
+
+def _show_local(local: StoredRun, *, as_json: bool) -> None:
     seen = observe(local, warn)
     if as_json:
         typer.echo(seen.status.model_dump_json(by_alias=True, exclude_none=True, indent=2))
@@ -66,16 +132,19 @@ def status(file: RunFile, store: Store = None, as_json: Json = False) -> None:
 
 
 def report(
-    file: RunFile,
+    target: Target,
     store: Store = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Write one self-contained HTML page: scores, losses, pairs, predictions, time and lineage."""
-    local = open_run(file, store)
-    seen = observe(local, warn)
+    stored = open_target(target, store, Kubectl(context, namespace, kubeconfig))
+    seen = observe(stored, warn)
     assert seen.graph is not None
     try:
-        write_report(local.run, seen.graph, local.artifacts, output, seen.status)
+        write_report(stored.run, seen.graph, stored.artifacts, output, seen.status)
     except OSError as error:
         raise typer.BadParameter(f"{output} cannot be written: {error.strerror}") from error
     console.print(f"wrote {output}")

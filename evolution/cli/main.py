@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 
 from evolution.api.errors import InvalidRun
-from evolution.cli import artifacts, chat, inspect, maintain, run
+from evolution.cli import artifacts, chat, cluster, inspect, logs, maintain, run
+from evolution.cluster.errors import ClusterError
 from evolution.plan.worker import ExitCode
 from evolution.store.artifacts import ArtifactDamaged
 from evolution.store.base import StoreError
@@ -30,6 +31,11 @@ for command in (
     artifacts.pull,
     maintain.retry,
     maintain.gc,
+    cluster.submit,
+    logs.logs,
+    cluster.suspend,
+    cluster.resume,
+    cluster.cancel,
 ):
     app.command()(command)
 
@@ -40,6 +46,8 @@ def main() -> None:
         app()
     except InvalidRun as error:
         _leave(str(error), ExitCode.BAD_SPEC)
+    except ClusterError as error:
+        _leave(str(error), error.code)
     except SourceUnusable as error:
         _leave(str(error), ExitCode.BAD_INPUT)
     except ArtifactDamaged as error:
@@ -48,6 +56,6 @@ def main() -> None:
         _leave(str(error), ExitCode.STORE_UNAVAILABLE)
 
 
-def _leave(message: str, code: ExitCode) -> None:
+def _leave(message: str, code: int) -> None:
     Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)

@@ -1,11 +1,15 @@
 """`evolve retry` and `evolve gc`: doing a stage again, and removing what no run needs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evolution.cli.options import RunFile, Store, console, warn
+from evolution.cli.cluster import request_retry
+from evolution.cli.options import Context, Kubeconfig, Namespace, RunFile, Store, Target, console, warn
 from evolution.cli.run import work
+from evolution.cli.target import find_run, on_laptop
+from evolution.cluster.kubectl import Kubectl
 from evolution.local.observe import observe
 from evolution.local.places import open_run
 from evolution.store.garbage import GRACE, Garbage, collect, remove
@@ -13,14 +17,24 @@ from evolution.store.history import kept_stages
 
 
 def retry(
-    file: RunFile,
+    target: Target,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Also do this finished stage again, for example r2-train.")
     ] = None,
     store: Store = None,
+    context: Context = "",
+    namespace: Namespace = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
-    """Check every artifact of the run by its digest, forget damaged stages, and go on."""
-    local = open_run(file, store)
+    """Check every artifact by its digest, forget damaged stages, and go on; on a cluster, try again what failed."""
+    kubectl = Kubectl(context, namespace, kubeconfig)
+    if not on_laptop(target, kubectl):
+        if stage is not None:
+            raise typer.BadParameter("--stage is for runs on this machine; on a cluster, what failed is tried again")
+        run, runs = find_run(target, kubectl)
+        request_retry(runs, run)
+        return
+    local = open_run(Path(target), store)
     graph = observe(local, warn).graph
     assert graph is not None
     if stage is not None and graph.stage(stage) is None:
