@@ -5,6 +5,7 @@ import json
 import ssl
 import threading
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +38,8 @@ class Client:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         if not cluster["server"].startswith("https"):
             return cls(cluster["server"])
-        tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        authority = b64decode(cluster.get("certificate-authority-data", "")).decode()
+        tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=authority or None)
         tls.load_cert_chain(user["client-certificate"], user["client-key"])
         return cls(cluster["server"], tls)
 

@@ -3,7 +3,8 @@
 import uuid
 
 from fakeapi.errors import invalid
-from fakeapi.kinds import JOBS, NAMESPACES, PODS, RUNS, Body, Resource
+from fakeapi.kinds import JOBS, NAMESPACES, PODS, Body, Resource
+from fakeapi.schema import conform
 
 _JOB_DEFAULTS = {
     "parallelism": 1,
@@ -23,9 +24,7 @@ def with_defaults(resource: Resource, body: Body) -> Body:
         return {**body, "status": {"phase": "Pending", "qosClass": "BestEffort"}}
     if resource is NAMESPACES:
         return {**body, "status": {"phase": "Active"}}
-    if resource is RUNS and not isinstance(body.get("spec"), dict):
-        raise invalid(resource, body["metadata"]["name"], "spec: Required value")
-    return body
+    return conform(resource, body) if resource.custom else body
 
 
 def _job(body: Body) -> Body:

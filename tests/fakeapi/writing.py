@@ -8,6 +8,7 @@ from fakeapi.defaults import check_update, with_defaults
 from fakeapi.errors import StatusError, bad_request, conflict, invalid, not_found
 from fakeapi.kinds import JOBS, NAMESPACES, PODS, Body, Resource
 from fakeapi.patching import json_patch, merge_patch, strategic_merge
+from fakeapi.schema import conform
 from fakeapi.storage import Key, Storage, key_of, now
 
 MERGE = "application/merge-patch+json"
@@ -140,6 +141,8 @@ class Writer:
             raise conflict(resource, name)
         if subresource == "status":
             result = {**old, "status": new.get("status", {})}
+            if resource.custom:
+                result = conform(resource, result)
         else:
             for field in ("name", "namespace", "resourceVersion", *_SERVER_OWNED):
                 metadata.pop(field, None)
@@ -154,6 +157,9 @@ class Writer:
                 if "status" in old:
                     result["status"] = old["status"]
             check_update(resource, old, result)
+            if resource.custom:
+                result = conform(resource, result)
+                metadata = result["metadata"]
             if resource.has_generation and _wished(old) != _wished(result):
                 metadata["generation"] = old["metadata"]["generation"] + 1
         if dry_run:
