@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from controlplane.fixtures import control_plane, namespace  # noqa: F401 - fixtures
+from controlplane.fixtures import control_plane, namespace, process_node, simulated_nodes  # noqa: F401 - fixtures
 from minio_server import MinioBucket, MinioServer
 from minio_server import minio_server as running_minio
 from tools.build import Unavailable, binary

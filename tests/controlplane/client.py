@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import socket
 import ssl
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,10 +157,8 @@ class Watch:
     def close(self) -> None:
         self._closed.set()
         if (connection := self._connection) and connection.sock:
-            try:
-                connection.sock.shutdown(2)
-            except OSError:
-                pass
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _changes(self, version: str) -> Iterator[Changed | Removed]:
         while not self._closed.is_set():

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from controlplane.client import object_path
+from controlplane.kubelet import Node
 from controlplane.plane import COMPONENTS, ControlPlane
 from controlplane.plane import control_plane as running_control_plane
+from controlplane.process_kubelet import process_kubelet
+from controlplane.simulated_kubelet import simulated_kubelet
 from controlplane.waiting import eventually
 from tools.build import Unavailable, binary
 
@@ -26,9 +28,11 @@ def control_plane() -> Iterator[ControlPlane]:
             pytest.fail(str(error))
         pytest.skip(str(error))
     # Not in pytest's own folder, which is kept: etcd reserves 64 MB at once.
-    with tempfile.TemporaryDirectory(prefix="control-plane-", ignore_cleanup_errors=True) as folder:
-        with running_control_plane(Path(folder)) as plane:
-            yield plane
+    with (
+        tempfile.TemporaryDirectory(prefix="control-plane-", ignore_cleanup_errors=True) as folder,
+        running_control_plane(Path(folder)) as plane,
+    ):
+        yield plane
 
 
 @pytest.fixture
@@ -40,3 +44,21 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     eventually(lambda: api.get(object_path("serviceaccounts", "default", name)))
     yield name
     api.delete(object_path("namespaces", name))
+
+
+@pytest.fixture
+def process_node(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Node]:
+    """A node with one GPU whose pods are processes of this machine."""
+    node = Node(f"processes-{uuid.uuid4().hex[:8]}")
+    with process_kubelet(control_plane.kubeconfig, tmp_path / node.name, [node]) as kubelet:
+        yield node
+    kubelet.unregister()
+
+
+@pytest.fixture
+def simulated_nodes(control_plane: ControlPlane, tmp_path: Path) -> Iterator[list[Node]]:
+    """Four nodes with 64 GPUs each, whose pods commit the stages of their orders at once."""
+    nodes = [Node(f"simulated-{uuid.uuid4().hex[:8]}", gpus=64, cpu="1000", memory="4Ti", pods=1000) for _ in range(4)]
+    with simulated_kubelet(control_plane.kubeconfig, tmp_path / "simulated", nodes) as kubelet:
+        yield nodes
+    kubelet.unregister()

@@ -25,7 +25,7 @@ _starter = ThreadPoolExecutor(1, "processes")
 def start_child(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
     """`Popen` in a session of its own; on Linux the child is killed when this process dies, however it dies."""
     bound = ["setpriv", "--pdeathsig", "KILL", "--", *command] if shutil.which("setpriv") else list(command)
-    return _starter.submit(subprocess.Popen[bytes], bound, start_new_session=True, **options).result()
+    return _starter.submit(lambda: subprocess.Popen[bytes](bound, start_new_session=True, **options)).result()
 
 
 class Port:

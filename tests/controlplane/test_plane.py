@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from controlplane.client import Api, ApiError, object_path
 from controlplane.plane import ControlPlane
 from controlplane.waiting import eventually
