@@ -34,14 +34,7 @@ class Client:
 
     @classmethod
     def from_kubeconfig(cls, path: Path) -> Self:
-        config = yaml.safe_load(path.read_text())
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        if not cluster["server"].startswith("https"):
-            return cls(cluster["server"])
-        authority = b64decode(cluster.get("certificate-authority-data", "")).decode()
-        tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=authority or None)
-        tls.load_cert_chain(user["client-certificate"], user["client-key"])
-        return cls(cluster["server"], tls)
+        return cls(*credentials(path))
 
     def request(self, method: str, path: str, body: Any = None, content_type: str = "", **query: str) -> Any:
         """The answer's JSON. Raises: ApiError: the code is not 2xx."""
@@ -158,6 +151,18 @@ class Client:
         if self.tls is not None:
             return http.client.HTTPSConnection(host, port, timeout=timeout, context=self.tls)
         return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def credentials(kubeconfig: Path) -> tuple[str, ssl.SSLContext | None]:
+    """Address of the server, and for https how to speak with it as the kubeconfig's user."""
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    if not cluster["server"].startswith("https"):
+        return cluster["server"], None
+    authority = b64decode(cluster.get("certificate-authority-data", "")).decode()
+    tls = ssl.create_default_context(cafile=cluster.get("certificate-authority"), cadata=authority or None)
+    tls.load_cert_chain(user["client-certificate"], user["client-key"])
+    return cluster["server"], tls
 
 
 def path_of(resource: Resource, namespace: str = "", name: str = "", subresource: str = "") -> str:
