@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel
 
-from evolution.api.crd_rules import NAME, RUN_RULES, RUNTIME_RULES, Rule, pattern_rule
+from evolution.api.crd_rules import RUN_RULES, RUNTIME_RULES, Rule, pattern_rule
 from evolution.api.crd_schema import Path as FieldPath
 from evolution.api.crd_schema import Schema, structural
 from evolution.api.presets import PRESETS
@@ -152,7 +152,7 @@ def manifest(definition: Definition) -> Schema:
 
 
 def _object(definition: Definition) -> Schema:
-    spec_rules = {tuple(path.split(".")): rules for path, rules in definition.rules.items()}
+    spec_rules = {tuple(path.split(".")): rules for path, rules in definition.rules.items() if path}
     governed = {path: dict(values) for path, values in _preset_values(definition.presets)}
 
     def amend(path: FieldPath, schema: Schema) -> None:
@@ -179,7 +179,7 @@ def _object(definition: Definition) -> Schema:
         "description": definition.description,
         "required": ["spec"],
         "properties": properties,
-        "x-kubernetes-validations": [NAME.manifest()],
+        "x-kubernetes-validations": [rule.manifest() for rule in definition.rules[""]],
     }
 
 

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from evolution.api.crd_schema import Schema
 from evolution.api.presets import PRESETS
 from evolution.api.runtime import (
-    DURATION_PATTERN,
+    LEAST_CPU,
     LEAST_MEMORY,
-    NODE_PATH_PATTERN,
-    QUANTITY_PATTERN,
+    PATTERN_MEANINGS,
     RESERVED_VARIABLES,
-    RESOURCE_NAME_PATTERN,
     VARIABLE,
     StageResources,
 )
@@ -52,40 +50,61 @@ def _after_value(remedy: str, value: str = "self") -> str:
     return f"""'"' + {value} + '"' + {text(remedy)}"""
 
 
-NAME = Rule(
-    "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$')",
-    "'metadata.name: ' + "
-    + _after_value(
-        " cannot be the name: Job names are built from it; use at most 40 lower-case letters, digits and '-', starting "
-        "and ending with a letter or digit",
-        "self.metadata.name",
-    ),
+def _name(why: str = "") -> Rule:
+    """For the object itself, as `fieldPath` cannot point into metadata."""
+    remedy = "use at most 40 lower-case letters, digits and '-', starting and ending with a letter or digit"
+    return Rule(
+        "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$')",
+        "'metadata.name: ' + " + _after_value(f" cannot be the name{why}; {remedy}", "self.metadata.name"),
+    )
+
+
+_S3 = "give s3://bucket/prefix"
+
+
+def _location(explained: Sequence[tuple[str, str]], otherwise: str) -> tuple[Rule, ...]:
+    """`self` lies where the workers of a cluster reach it.
+
+    Args:
+        explained: what to say of other locations, by CEL condition.
+        otherwise: what to say where none of them holds.
+    """
+    cases = [("self.startsWith('s3://')", f" names no bucket; {_S3}, the bucket with 3 to 63 characters"), *explained]
+    words = "".join(f"{condition} ? {text(what)} : " for condition, what in cases) + text(otherwise)
+    return (Rule("self == '' || self.matches('^s3://[^/]{3,63}(/.*)?$')", f"""'"' + self + '"' + ({words})"""),)
+
+
+def _source(upload: str, download: str) -> tuple[Rule, ...]:
+    """A location that workers read, and how its content gets to where they can."""
+    laptop = f" lies on a laptop, where a cluster's workers cannot read it; upload it ({upload}) and {_S3}"
+    hub = f"download it ({download}), upload it ({upload}) and {_S3}"
+    hub_name = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+    return _location(
+        (
+            ("self.startsWith('file://')", laptop),
+            ("self.startsWith('hf://')", f" is on the Hugging Face Hub, which is not supported yet; {hub}"),
+            (
+                "self.startsWith('pvc://')",
+                f" is on a volume claim, which is not supported yet; upload it ({upload}) and {_S3}",
+            ),
+            ("self.contains('://')", f" has a scheme that is not supported; upload it ({upload}) and {_S3}"),
+            (f"self.matches('{hub_name}')", f" is a relative path or a name on the Hugging Face Hub; {hub}"),
+        ),
+        laptop,
+    )
+
+
+_MODEL = _source("aws s3 sync MODEL s3://bucket/prefix", "hf download NAME --local-dir MODEL")
+_DOCUMENTS = _source(
+    "aws s3 sync DOCUMENTS s3://bucket/prefix", "hf download NAME --repo-type dataset --local-dir DOCUMENTS"
 )
-"""Of the object itself; `fieldPath` cannot point into metadata."""
-
-
-def _location(folder: str, *, empty: bool = False, output: bool = False) -> tuple[Rule, ...]:
-    """`self` lies where the workers of a cluster reach it; `folder` stands for it in the remedy."""
-    upload = f"upload it (aws s3 sync {folder} s3://bucket/prefix) and give s3://bucket/prefix"
-    laptop = f" lies on a laptop, where a cluster's workers cannot read it: {upload}"
-    hub = f": download it (hf download NAME --local-dir {folder}), {upload}"
-    other = f" has a scheme that is not supported; {upload}"
-    if output:
-        laptop = " lies on a laptop, where a cluster's workers cannot write; give s3://bucket/prefix"
-        hub = other = " cannot be written; give s3://bucket/prefix"
-    cases = [
-        ("self.startsWith('s3://')", " names no bucket; give s3://bucket/prefix, the bucket with 3 to 63 characters"),
-        ("self.startsWith('file://')", laptop),
-        ("self.startsWith('hf://')", f" is on the Hugging Face Hub, which is not supported yet{hub}"),
-        ("self.startsWith('pvc://')", f" is on a volume claim, which is not supported yet: {upload}"),
-        ("self.contains('://')", other),
-    ]
-    if folder == "MODEL" and not empty:
-        name = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
-        cases.append((f"self.matches('{name}')", f" is a relative path or a name on the Hugging Face Hub{hub}"))
-    explained = "".join(f"{condition} ? {text(words)} : " for condition, words in cases) + text(laptop)
-    reachable = "self.matches('^s3://[^/]{3,63}(/.*)?$')"
-    return (Rule(f"self == '' || {reachable}" if empty else reachable, f"""'"' + self + '"' + ({explained})"""),)
+_QUESTIONS = _source(
+    "aws s3 cp FILE s3://bucket/prefix/", "hf download NAME FILE --repo-type dataset --local-dir FOLDER"
+)
+_OUTPUT = _location(
+    (("self.contains('://') && !self.startsWith('file://')", f" has a scheme that is not supported yet; {_S3}"),),
+    f" lies on a laptop, where a cluster's workers cannot write; {_S3}",
+)
 
 
 def _computed(path: str) -> Rule:
@@ -111,39 +130,44 @@ def _placeholder(name: str, otherwise: str = "") -> Rule:
 
 
 RUN_RULES: Mapping[str, Sequence[Rule]] = {
+    "": (_name(": names of Jobs are built from it"),),
     "spec": (_computed("evaluation.primary"), _computed("gate.metric")),
-    "spec.model.uri": _location("MODEL"),
-    "spec.model.adapterURI": _location("ADAPTER", empty=True),
-    "spec.documents.uri": _location("DOCUMENTS"),
-    "spec.evaluation.uri": _location("QUESTIONS"),
-    "spec.publish.uri": _location("ADAPTER", output=True),
+    "spec.model.uri": _MODEL,
+    "spec.model.adapterURI": _MODEL,
+    "spec.documents.uri": _DOCUMENTS,
+    "spec.evaluation.uri": _QUESTIONS,
+    "spec.publish.uri": _OUTPUT,
     "spec.generation.prompts.question": (_placeholder("{document}", ", so the model would not see the document"),),
     "spec.generation.prompts.answer": (_placeholder("{document}"), _placeholder("{question}")),
 }
-"""By path of the field in an EvolutionRun."""
+"""By path of the field in an EvolutionRun; empty for the object itself."""
 
-_NO_TIME = Rule("self.matches('[1-9]')", _after_value(" is no time at all; give a duration such as 1h30m"))
+_NO_TIME = Rule(
+    "self == '' || self.matches('[1-9]')", _after_value(" is no time at all; give a duration such as 1h30m")
+)
 _STAGES_GIVEN = [f"has(self.stages.{name})" for name in StageResources.model_fields]
+
+
+def _at_least(least: str, otherwise: str) -> tuple[Rule, ...]:
+    """A quantity that, if it is one, is not below `least`."""
+    number = "quantity(string(self))"
+    return (
+        Rule(
+            f"!isQuantity(string(self)) || {number}.compareTo(quantity('{least}')) >= 0",
+            _after_value(f" is less than {least}; {otherwise}", "string(self)"),
+        ),
+    )
 
 
 def _resources(path: str) -> dict[str, Sequence[Rule]]:
     return {
-        f"{path}.cpu": (
-            Rule(
-                "type(self) == int ? self > 0 : string(self).matches('[1-9]')",
-                _after_value(" is no CPU; give cores, such as 500m or 4", "string(self)"),
-            ),
-        ),
-        f"{path}.memory": (
-            Rule(
-                f"isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('{LEAST_MEMORY}')) >= 0",
-                _after_value(f" is less than {LEAST_MEMORY}; give memory with its unit, as in 16Gi", "string(self)"),
-            ),
-        ),
+        f"{path}.cpu": _at_least(LEAST_CPU, "give cores, such as 500m or 4"),
+        f"{path}.memory": _at_least(LEAST_MEMORY, "give memory with its unit, as in 16Gi"),
     }
 
 
 RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
+    "": (_name(),),
     "spec": (
         Rule(
             "self.execution == 'Stage' || self.shards == 1",
@@ -203,17 +227,10 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
         for path, rules in _resources(f"spec.stages.{stage}").items()
     },
 }
-"""By path of the field in a runtime."""
-
-_PATTERNS = {
-    QUANTITY_PATTERN: " is no quantity; give a number, perhaps with a unit: 500m, 4 or 16Gi",
-    DURATION_PATTERN: " is no duration; give hours, minutes and seconds in this order: 90s, 30m or 1h30m",
-    RESOURCE_NAME_PATTERN: " is no resource name; give the name of a GPU on the nodes, as nvidia.com/gpu",
-    NODE_PATH_PATTERN: " is no absolute path; give a folder of the node, as /var/cache/evolution",
-}
+"""By path of the field in a runtime; empty for the object itself."""
 
 
 def pattern_rule(pattern: str, *, or_number: bool) -> Rule:
     """`pattern` as a rule that says what is expected, in place of the expression itself."""
     value = "string(self)" if or_number else "self"
-    return Rule(f"{value}.matches({text(pattern)})", _after_value(_PATTERNS[pattern], value))
+    return Rule(f"{value}.matches({text(pattern)})", _after_value(f" does not fit; {PATTERN_MEANINGS[pattern]}", value))

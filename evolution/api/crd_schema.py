@@ -20,6 +20,10 @@ KEPT = (
     "maxProperties", "x-kubernetes-int-or-string",
 )  # fmt: skip
 DROPPED = ("title", "default", "description", "properties", "required", "additionalProperties", "items", "const")
+ENUM_LENGTH = 64
+"""More than any value has, so that a wrong one is answered with the right ones and not with a length."""
+SHOWN_VALUES = 4
+"""Of an enum by `kubectl explain`, and none of a list's; all are named in the description then."""
 ADAPTED = ("exclusiveMinimum", "exclusiveMaximum")
 
 
@@ -30,7 +34,8 @@ def structural(
 
     Args:
         defaults: whether the API server fills in what is left out.
-        optional: properties that may be left out although the model requires them.
+        optional: properties that may be left out although the model requires them, except objects with required
+            properties of their own.
 
     Raises:
         ValueError: the model uses something that a structural schema cannot express.
@@ -61,16 +66,19 @@ class _Conversion:
         if "const" in node:
             schema["enum"] = [node["const"]]
         if "enum" in schema:  # without a length, the cost of rules over it counts as unbounded
-            schema["maxLength"] = max(map(len, schema["enum"]))
-        self._bounds(node, schema)
-        if nullable:
+            schema["maxLength"] = ENUM_LENGTH
+        elif nullable:  # a null for an enum is dropped by the API server; with `nullable` it would be no value of it
             schema["nullable"] = True
+        self._bounds(node, schema)
         if self._defaults and node.get("default") is not None:
             schema["default"] = _without_nulls(node["default"])
         if node.get("type") == "array":
             schema |= _list_type(at) | {"items": self.convert(node["items"], (*at, "[]"))}
         elif node.get("type") == "object":
             self._properties(node, schema, at)
+        values = schema.get("items", schema).get("enum", [])
+        if "description" in schema and (len(values) > SHOWN_VALUES or (values and "items" in schema)):
+            schema["description"] += f" Values: {', '.join(values)}."
         if self._amend:
             self._amend(at, schema)
         return schema
@@ -106,7 +114,7 @@ class _Conversion:
         for name, inner in node["properties"].items():
             below = (*at, name)
             properties[name] = self.convert(inner, below)
-            if name in node.get("required", ()) and below not in self._optional:
+            if name in node.get("required", ()) and ("required" in properties[name] or below not in self._optional):
                 required.append(name)
         if required:
             schema["required"] = required

@@ -1,10 +1,11 @@
-"""Reading a run file: YAML → preset merged under it → `EvolutionRun`, or errors that name line, field and value."""
+"""Reading a run: YAML or an object of the cluster → preset merged under it → `EvolutionRun`, or errors that name line,
+field and value."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,9 +13,11 @@ from pydantic_core import ErrorDetails
 
 from evolution.api.errors import FieldError, InvalidRun
 from evolution.api.presets import PRESETS, under
-from evolution.api.run import EvolutionRun, Preset
+from evolution.api.run import EvolutionRun, Metadata, Preset
+from evolution.api.runtime import PATTERN_MEANINGS, EvolutionRuntime
 
 Location = tuple[str | int, ...]
+ResourceType = TypeVar("ResourceType", EvolutionRun, EvolutionRuntime)
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,13 +54,26 @@ def parse_run(text: str, *, source: str = "run", folder: Path | None = None) -> 
         raise InvalidRun(
             source, [FieldError("", "is not an EvolutionRun: expected apiVersion, kind, metadata and spec", 1)]
         )
-    completed = _with_preset(document)
-    try:
-        run = EvolutionRun.model_validate(completed)
-    except ValidationError as error:
-        found = [_field_error(details, lines) for details in error.errors()]
-        raise InvalidRun(source, sorted(found, key=lambda e: (e.line or 10**9, e.path))) from error
+    run = _validated(EvolutionRun, _with_preset(document), source, lines)
     return with_absolute_locations(run, folder) if folder else run
+
+
+def run_from_object(body: Mapping[str, Any]) -> EvolutionRun:
+    """The run in an object that the API server holds, with its preset applied; its status is not looked at.
+
+    Raises:
+        InvalidRun: a field is wrong; all mistakes at once. `source` is namespace/name.
+    """
+    return _validated(EvolutionRun, _with_preset(_without_server_fields(body)), _object_name(body), {})
+
+
+def runtime_from_object(body: Mapping[str, Any]) -> EvolutionRuntime:
+    """The EvolutionRuntime or ClusterEvolutionRuntime in an object that the API server holds.
+
+    Raises:
+        InvalidRun: a field is wrong; all mistakes at once. `source` is namespace/name, or the name alone.
+    """
+    return _validated(EvolutionRuntime, _without_server_fields(body), _object_name(body), {})
 
 
 def with_absolute_locations(run: EvolutionRun, folder: Path) -> EvolutionRun:
@@ -77,6 +93,27 @@ def with_absolute_locations(run: EvolutionRun, folder: Path) -> EvolutionRun:
     if spec.publish:
         changed["publish"] = spec.publish.model_copy(update={"uri": absolute(spec.publish.uri)})
     return run.model_copy(update={"spec": spec.model_copy(update=changed)})
+
+
+def _validated(
+    type_: type[ResourceType], document: Mapping[str, Any], source: str, lines: Mapping[Location, int]
+) -> ResourceType:
+    try:
+        return type_.model_validate(document)
+    except ValidationError as error:
+        found = [_field_error(type_, details, lines) for details in error.errors()]
+        raise InvalidRun(source, sorted(found, key=lambda e: (e.line or 10**9, e.path))) from error
+
+
+def _without_server_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What an author writes of an object: no status, and of its metadata only what `Metadata` has."""
+    metadata = {name: value for name, value in body.get("metadata", {}).items() if name in Metadata.model_fields}
+    return {name: value for name, value in body.items() if name != "status"} | {"metadata": metadata}
+
+
+def _object_name(body: Mapping[str, Any]) -> str:
+    metadata = body.get("metadata", {})
+    return "/".join(part for part in (metadata.get("namespace"), metadata.get("name")) if part)
 
 
 def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
@@ -134,9 +171,9 @@ def _path(location: Sequence[str | int]) -> str:
     return text
 
 
-def _field_error(details: ErrorDetails, lines: Mapping[Location, int]) -> FieldError:
+def _field_error(type_: type[BaseModel], details: ErrorDetails, lines: Mapping[Location, int]) -> FieldError:
     location = tuple(part for part in details["loc"] if isinstance(part, str | int))
-    message = _explain(details, location)
+    message = _explain(type_, details, location)
     if details["type"] == "value_error":  # our own validators name the field below `location` themselves
         inner, separator, rest = str(details.get("ctx", {}).get("error", details["msg"])).partition(": ")
         if separator and re.fullmatch(r"[\w.]+", inner):
@@ -145,12 +182,12 @@ def _field_error(details: ErrorDetails, lines: Mapping[Location, int]) -> FieldE
     return FieldError(_path(location), message, line)
 
 
-def _explain(details: ErrorDetails, location: Location) -> str:
+def _explain(type_: type[BaseModel], details: ErrorDetails, location: Location) -> str:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "missing":
         return "is missing; it has no default"
     if kind == "extra_forbidden":
-        known = sorted(_known_fields(location[:-1]))
+        known = sorted(_known_fields(type_, location[:-1]))
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         return "unknown field" + (f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}")
     expectations: dict[str, Callable[[], str]] = {
@@ -167,10 +204,15 @@ def _explain(details: ErrorDetails, location: Location) -> str:
         "model_type": lambda: "give a mapping of fields",
         "tuple_type": lambda: "give a list",
         "string_too_short": lambda: "it must not be empty",
+        "string_too_long": lambda: f"give at most {context['max_length']} characters",
         "too_short": lambda: "give at least one entry",
+        "too_long": lambda: f"give at most {context['max_length']} entries",
         "string_pattern_mismatch": lambda: (
-            "use lower-case letters, digits and '-', starting and ending with a letter or digit"
-            + (", at most 40 characters" if location[-1:] == ("name",) else "")
+            PATTERN_MEANINGS.get(context["pattern"])
+            or (
+                "use lower-case letters, digits and '-', starting and ending with a letter or digit"
+                + (", at most 40 characters" if location[-1:] == ("name",) else "")
+            )
         ),
     }
     expectation = expectations.get(kind)
@@ -178,9 +220,9 @@ def _explain(details: ErrorDetails, location: Location) -> str:
     return f"is {shown}; {expectation()}" if expectation else f"is {shown}; {details['msg']}"
 
 
-def _known_fields(location: Location) -> Iterator[str]:
-    """Wire names of the fields of the model at `location`."""
-    model: Any = EvolutionRun
+def _known_fields(type_: type[BaseModel], location: Location) -> Iterator[str]:
+    """Wire names of the fields of the model at `location` below `type_`."""
+    model: Any = type_
     for part in location:
         if isinstance(part, int):
             continue

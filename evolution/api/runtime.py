@@ -39,12 +39,12 @@ def _whole_number_as_text(value: Any) -> Any:
 
 Quantity = Annotated[
     str,
-    BeforeValidator(_whole_number_as_text),
     Field(
         pattern=QUANTITY_PATTERN,
         max_length=28,
         json_schema_extra={"x-kubernetes-int-or-string": True},
     ),
+    BeforeValidator(_whole_number_as_text),
 ]
 """A Kubernetes quantity: 500m, 4, 16Gi."""
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, min_length=2, max_length=21)]
@@ -54,6 +54,15 @@ FACTORS = {
     **{unit: Decimal(1000) ** power for power, unit in enumerate("kMGT", 1)},
     **{f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGT", 1)},
 }
+PATTERN_MEANINGS = {
+    QUANTITY_PATTERN: "give a number, perhaps with a unit: 500m, 4 or 16Gi",
+    DURATION_PATTERN: "give hours, minutes and seconds in this order: 90s, 30m or 1h30m",
+    RESOURCE_NAME_PATTERN: "give the resource name of a GPU on the nodes, as nvidia.com/gpu",
+    NODE_PATH_PATTERN: "give the absolute path of a folder on the nodes, as /var/cache/evolution",
+}
+"""What to tell somebody whose text does not match."""
+
+LEAST_CPU = "1m"
 LEAST_MEMORY = "1Mi"
 """Of a worker; less is a unit forgotten."""
 
@@ -84,14 +93,14 @@ class Resources(Resource):
     gpu_resource: Annotated[str, Field(pattern=RESOURCE_NAME_PATTERN, max_length=253)] = "nvidia.com/gpu"
     """Resource name of a GPU on the nodes."""
     cpu: Quantity = "1"
-    """CPU cores of one worker."""
+    """CPU cores of one worker, as a quantity: 4 or 500m."""
     memory: Quantity = "4Gi"
-    """Memory of one worker."""
+    """Memory of one worker, as a quantity: 16Gi."""
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
-        if not amount(self.cpu):
-            raise ValueError("cpu: is 0; give cores, such as 500m or 4")
+        if amount(self.cpu) < amount(LEAST_CPU):
+            raise ValueError(f"cpu: is {self.cpu!r}, less than {LEAST_CPU}; give cores, such as 500m or 4")
         if amount(self.memory) < amount(LEAST_MEMORY):
             raise ValueError(f"memory: is {self.memory!r}, less than {LEAST_MEMORY}; give a unit, as in 16Gi")
         return self
