@@ -59,7 +59,7 @@ def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:
     settings.networking.request_timeout = 30.0
     settings.networking.connect_timeout = 5.0
     settings.networking.error_backoffs = _EndlessBackoff()
-    settings.watching.server_timeout = 600.0
+    settings.watching.server_timeout = 600  # a whole number: the API server refuses 600.0
     settings.watching.reconnect_backoff = 0.1
     # A task per object lives as long after its last event: at 10,000 objects listed at once, 5 s of them cost more
     # memory than beginning anew for an object whose events are seconds apart.
