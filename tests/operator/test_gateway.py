@@ -12,6 +12,7 @@ from bodies import Body
 from controlplane.client import object_path
 from controlplane.plane import ControlPlane
 from fakeapi.server import FakeApi, write_kubeconfig
+from simulated import MINIMAL
 
 from evolution_operator import gateway as api
 from evolution_operator.gateway import (
@@ -60,12 +61,12 @@ def with_gateway(use: Callable[[Gateway], Awaitable[T]]) -> T:
     return asyncio.run(used())
 
 
-def run(name: str, **spec: Any) -> Body:
+def run(name: str) -> Body:
     return {
         "apiVersion": "selfevolution.io/v1alpha1",
         "kind": "EvolutionRun",
         "metadata": {"name": name, "labels": {"half": str(sum(map(ord, name)) % 2)}},
-        "spec": {"rounds": 1, **spec},
+        "spec": MINIMAL,
     }
 
 
@@ -137,11 +138,11 @@ def test_a_name_that_is_taken_is_told_from_a_version_that_is_old(cluster: FakeAp
         with pytest.raises(AlreadyExists, match="ops"):
             await gateway.create(RUNS, "team", run("ops"))
         version = made["metadata"]["resourceVersion"]
-        first = await gateway.patch_status(RUNS, "team", "ops", {"status": {"state": "Running"}}, version)
-        assert first["status"] == {"state": "Running"}
+        first = await gateway.patch_status(RUNS, "team", "ops", {"status": {"summary": "Running"}}, version)
+        assert first["status"] == {"summary": "Running"}
         assert first["spec"] == made["spec"]
         with pytest.raises(Conflict):
-            await gateway.patch_status(RUNS, "team", "ops", {"status": {"state": "Failed"}}, version)
+            await gateway.patch_status(RUNS, "team", "ops", {"status": {"summary": "Failed"}}, version)
         with pytest.raises(NotFound, match="gone"):
             await gateway.patch_status(RUNS, "team", "gone", {"status": {}}, version)
 
@@ -151,10 +152,11 @@ def test_a_name_that_is_taken_is_told_from_a_version_that_is_old(cluster: FakeAp
 def test_null_in_a_status_patch_removes_a_field(cluster: FakeApi) -> None:  # noqa: ARG001
     async def use(gateway: Gateway) -> None:
         version = (await gateway.create(RUNS, "team", run("ops")))["metadata"]["resourceVersion"]
-        written = await gateway.patch_status(RUNS, "team", "ops", {"status": {"state": "Running", "x": 1}}, version)
+        both = {"summary": "Running", "historyURI": "x"}
+        written = await gateway.patch_status(RUNS, "team", "ops", {"status": both}, version)
         version = written["metadata"]["resourceVersion"]
-        written = await gateway.patch_status(RUNS, "team", "ops", {"status": {"x": None}}, version)
-        assert written["status"] == {"state": "Running"}
+        written = await gateway.patch_status(RUNS, "team", "ops", {"status": {"historyURI": None}}, version)
+        assert written["status"] == {"summary": "Running"}
 
     with_gateway(use)
 
