@@ -7,11 +7,10 @@ what is to start, the status, Events, history.
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -48,21 +47,15 @@ from evolution_operator.merge_patch import merge_patch
 from evolution_operator.observe import Situation, ended_well, hung_pods, situation
 from evolution_operator.parse import job_record, run_record
 from evolution_operator.records import RETRY_REQUESTED, JobRecord, RunKey, RunRecord
+from evolution_operator.settings import Settings
 
 AGAIN_SECONDS = 30.0
 """Pause before something is tried again that somebody else has to mend, or may have."""
 STORE_SECONDS = 5.0
 """Pause while the store cannot be asked."""
 SETTLE_SECONDS = 2.0
-FROM_ENVIRONMENT = ("EVOLUTION_S3_ENDPOINT", "AWS_REGION")
-"""Settings of the object store that workers are given as they are."""
 
 log = logging.getLogger("evolution_operator.reconcile")
-
-
-class Settings(Protocol):
-    @property
-    def progress_seconds(self) -> float: ...
 
 
 class ForeignJob(Exception):
@@ -107,7 +100,8 @@ class Reconciler:
         self._settings = settings
         self._now = clock
         self._memories: dict[RunKey, Memory] = {}
-        self._environment = {name: os.environ[name] for name in FROM_ENVIRONMENT if os.environ.get(name)}
+        store = {"EVOLUTION_S3_ENDPOINT": settings.s3_endpoint, "AWS_REGION": settings.region}
+        self._environment = {name: value for name, value in store.items() if value}
 
     async def reconcile(self, key: RunKey) -> float | None:
         """Bring one run a step further; seconds until it wants to be looked at again though nothing happens.
