@@ -113,6 +113,8 @@ async def cluster_access() -> Configuration:
             raise NoAccess(f"the pod's service account cannot be used: {error}") from error
         return access
     path = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
+    if not any(Path(part).is_file() for part in path.split(os.pathsep)):
+        raise NoAccess(f"no cluster: not in a pod, and there is no kubeconfig {path}")
     try:
         await config.load_kube_config(  # type: ignore[no-untyped-call]
             config_file=path, client_configuration=access, persist_config=False

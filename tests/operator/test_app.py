@@ -18,6 +18,7 @@ from controlplane.waiting import eventually
 from fakeapi import kinds
 from fakeapi.server import FakeApi, write_kubeconfig
 from operator_process import running_operator
+from relay import Relay
 from simulated import MINIMAL
 from test_gateway import failing, server, status_body
 
@@ -164,6 +165,24 @@ def test_it_waits_for_an_api_server_that_is_not_there_yet_and_can_be_stopped_mea
         eventually(lambda: "cannot be reached" in operator.said, "a warning")
         operator.process.send_signal(signal.SIGTERM)
         assert operator.process.wait(10) == 0
+
+
+def test_it_goes_on_when_an_api_server_that_was_away_returns(cluster: FakeApi, store: str, tmp_path: Path) -> None:
+    def appears(name: str) -> None:
+        cluster.client.create(kinds.RUNS, {"metadata": {"name": name}, "spec": MINIMAL})
+        cluster.client.until(kinds.RUNS, name, lambda run: bool(run.get("status")))
+
+    with Relay(cluster.port) as relay:
+        kubeconfig = write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{relay.port}")
+        with running_operator(kubeconfig, store, tmp_path / "operator") as operator:
+            appears("before")
+            relay.cut()
+            eventually(lambda: "will retry" in operator.said, "an attempt to watch")
+            cluster.client.create(kinds.RUNS, {"metadata": {"name": "meanwhile"}, "spec": MINIMAL})
+            relay.mend()
+            cluster.client.until(kinds.RUNS, "meanwhile", lambda run: bool(run.get("status")))
+            appears("after")
+            assert operator.stop() == 0
 
 
 @pytest.mark.controlplane
