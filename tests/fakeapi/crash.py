@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +29,6 @@ FINGERPRINT = "selfevolution.io/fingerprint"
 RUN = "crash"
 QUIET_SECONDS = 0.3
 """Without a request for so long, an operator whose run has ended has nothing more to say."""
-TRIAL_SECONDS = 60.0
 
 _names = itertools.count()
 
@@ -93,6 +92,10 @@ class Laboratory:
     module: str = "evolution_operator"
     environment: Mapping[str, str] = field(default_factory=dict)
     spec: Mapping[str, Any] = field(default_factory=lambda: MINIMAL)
+    namespace_ready: Callable[[str], object] = lambda _: None
+    """Waits for what a new namespace needs before pods can be created there."""
+    seconds: float = 60.0
+    """Longest life of an operator."""
 
     def prepare(self) -> None:
         """What all runs need: a runtime."""
@@ -119,6 +122,7 @@ class Laboratory:
         folder.mkdir(parents=True)
         client = self._client
         client.create(NAMESPACES, {"metadata": {"name": namespace}}, "")
+        self.namespace_ready(namespace)
         run = client.create(RUNS, {"metadata": {"name": RUN}, "spec": dict(self.spec)}, namespace)
         with KillingProxy(self.kubeconfig) as proxy:
             proxy.write_kubeconfig(folder / "kubeconfig")
@@ -154,7 +158,7 @@ class Laboratory:
 
         True: it was killed.
         """
-        ends, requests = time.monotonic() + TRIAL_SECONDS, proxy.requests.total()
+        ends, requests = time.monotonic() + self.seconds, proxy.requests.total()
         while time.monotonic() < ends:
             if stop_when_killed and proxy.killed.wait(0.02):
                 return True
@@ -169,12 +173,12 @@ class Laboratory:
         jobs = [
             write for write in proxy.writes if (write.resource, write.verb, write.code) == (JOBS.plural, "create", 201)
         ]
+        metadata = run["metadata"]
+        names = {metadata["namespace"]: "NAMESPACE", metadata["uid"][:8]: "UID"}
         stages = folder.glob("store/*/stages/*.json")
         log = folder / "operator.log"
         return Outcome(
-            status=_timeless(
-                found.get("status", {}), {run["metadata"]["namespace"]: "NAMESPACE", run["metadata"]["uid"][:8]: "UID"}
-            ),
+            status=_timeless(found.get("status", {}), names),
             manifests=frozenset(path.stem for path in stages),
             created=Counter(job.name for job in jobs),
             fingerprints=Counter(job.body["metadata"].get("annotations", {}).get(FINGERPRINT, "") for job in jobs),
@@ -190,7 +194,8 @@ class Laboratory:
 
 def every_position(writes: int) -> list[Position]:
     """Both ways to die, at each write."""
-    return [Position(write, when) for write in range(1, writes + 1) for when in ("Applied", "Before")]  # type: ignore[arg-type]
+    ways: tuple[When, ...] = ("Applied", "Before")
+    return [Position(write, when) for write in range(1, writes + 1) for when in ways]
 
 
 def spread(positions: list[Position], count: int) -> list[Position]:

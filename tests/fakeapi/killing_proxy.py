@@ -190,14 +190,12 @@ class KillingProxy:
         os.kill(await asyncio.wrap_future(execution.victim), signal.SIGKILL)
         self._execution = None
         self.killed.set()
-        _abort(request)
-        raise ConnectionResetError
+        return _broken(request)
 
     async def _strike(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         if fault.effect == "ResponseLost":
             await self._forward(request)
-            _abort(request)
-            raise ConnectionResetError
+            return _broken(request)
         error = StatusError(fault.code, REASONS[fault.code], f"the proxy refuses this request: {REASONS[fault.code]}")
         headers = {"Retry-After": "1"} if fault.code in (429, 503) else {}
         return web.json_response(error.body, status=fault.code, headers=headers)
@@ -257,6 +255,12 @@ def _headers(headers: Any) -> dict[str, str]:
 
 def _answer(code: int, headers: dict[str, str], body: bytes) -> web.Response:
     return web.Response(status=code, headers=headers, body=body)
+
+
+def _broken(request: web.Request) -> web.Response:
+    """No answer: the connection is gone before this one could be sent."""
+    _abort(request)
+    return web.Response()
 
 
 def _abort(request: web.Request) -> None:

@@ -1,4 +1,4 @@
-"""The schemas of the CustomResourceDefinitions: unknown fields are pruned, defaults filled in, types checked. No CEL."""
+"""Schemas of the CustomResourceDefinitions: unknown fields are pruned, defaults filled in, types checked. No CEL."""
 
 import re
 from functools import cache
@@ -29,7 +29,7 @@ def conform(resource: Resource, body: Body) -> Body:
     """
     schema = _schema(resource.plural)
     own = {name: value for name, value in body.items() if name not in ("apiVersion", "kind", "metadata")}
-    pruned = _filled({**schema, "required": []}, own)
+    pruned: Body = _filled({**schema, "required": []}, own)
     if faults := _faults({"properties": {}, **schema, "type": "object"}, pruned, ""):
         raise invalid(resource, body["metadata"]["name"], ", ".join(faults))
     return {name: body[name] for name in ("apiVersion", "kind", "metadata") if name in body} | pruned
