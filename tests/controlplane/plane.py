@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,15 +28,17 @@ QPS = 500
 class ControlPlane:
     """Servers, credentials and ports of one control plane; all it keeps lies in its folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, apiserver_flags: Mapping[str, object] | None = None) -> None:
+        """`apiserver_flags` go to the API server beside, or instead of, its usual ones; by name without dashes."""
         self.folder = folder.resolve()
+        self._apiserver_flags = dict(apiserver_flags or {})
         pki = self.folder / "pki"
         self._authority = Authority.at(pki, "ca")
         self._front_proxy = Authority.at(pki, "front-proxy-ca")
         self._account_key, self._account_public_key = key_pair(pki, "service-accounts")
         self._ports = {name: Port() for name in (*COMPONENTS, "etcd-peer")}
         self.url = f"https://127.0.0.1:{self._ports['kube-apiserver'].number}"
-        self.kubeconfig = self.kubeconfig_for("admin", (ADMINISTRATORS,))
+        self.kubeconfig = self._with_certificate("admin", "admin", (ADMINISTRATORS,))
         """Of an administrator."""
         self._servers: dict[Component, Server] = {
             "etcd": self._etcd(),
@@ -119,9 +121,7 @@ class ControlPlane:
 
     def kubeconfig_for(self, user: str, groups: tuple[str, ...] = ()) -> Path:
         """For a user with a certificate, who may do what RBAC says."""
-        signed = self._authority.sign(f"user-{_file_name(user, *groups)}", user, groups)
-        credentials = {"client-certificate": str(signed.file), "client-key": str(signed.key)}
-        return self._write_kubeconfig(_file_name(user, *groups), credentials)
+        return self._with_certificate(_file_name(user, *groups), user, groups)
 
     def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
         """For a service account that exists, with a token of its own as pods get one; it lasts a day."""
@@ -133,6 +133,11 @@ class ControlPlane:
         }
         token = self.api.create(path, request)["status"]["token"]
         return self._write_kubeconfig(_file_name(namespace, name), {"token": token}, namespace)
+
+    def _with_certificate(self, name: str, user: str, groups: tuple[str, ...]) -> Path:
+        signed = self._authority.sign(f"user-{name}", user, groups)
+        credentials = {"client-certificate": str(signed.file), "client-key": str(signed.key)}
+        return self._write_kubeconfig(name, credentials)
 
     def _write_kubeconfig(self, name: str, credentials: Json, namespace: str = "default") -> Path:
         authority = b64encode(self._authority.own.file.read_bytes()).decode()
@@ -149,7 +154,7 @@ class ControlPlane:
             ],
         }
         # JSON is YAML, and needs no parser here.
-        file = self.folder / f"kubeconfig-{name}"
+        file = self.folder / f"{name}.kubeconfig"
         file.touch(mode=0o600)
         file.write_text(json.dumps(configuration, indent=2))
         return file
@@ -209,6 +214,7 @@ class ControlPlane:
             "kubelet-preferred-address-types": "InternalIP",
             "service-cluster-ip-range": "10.0.0.0/24",
             "endpoint-reconciler-type": "none",
+            **self._apiserver_flags,
         }
         return self._server("kube-apiserver", flags, "/readyz")
 
@@ -251,7 +257,7 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane(folder: Path) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, apiserver_flags: Mapping[str, object] | None = None) -> Iterator[ControlPlane]:
     """A control plane that is ready, and stopped at the end; `folder` may hold the state of an earlier one.
 
     Raises:
@@ -259,7 +265,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
         RuntimeError: a component did not become ready.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with ControlPlane(folder) as plane:
+    with ControlPlane(folder, apiserver_flags) as plane:
         yield plane
 
 
