@@ -64,21 +64,21 @@ class Bench:
 
     def do(self, stage: ModuleType, parameters: Mapping[str, Any], **inputs: str) -> "Done":
         """Run the stage of that module; a '_' in an input's name stands for '.'."""
-        scratch = Path(tempfile.mkdtemp(dir=self.folder))
-        result: Result = stage.run(
-            StageRun(
-                id="the-stage",
-                round=1,
-                parameters=parameters,
-                inputs={name.replace("_", "."): digest for name, digest in inputs.items()},
-                model_uri=self.session.uri,
-                artifacts=self.artifacts,
-                scratch=scratch,
-                session=self.session,
-                progress=lambda phase, done, total, note="": self.progress.append((phase, done, total)),  # noqa: ARG005
-            )
+        return Done(stage.run(self.stage(parameters, **inputs)), self.artifacts)
+
+    def stage(self, parameters: Mapping[str, Any], **inputs: str) -> StageRun:
+        """What a stage is given, with a scratch folder of its own."""
+        return StageRun(
+            id="the-stage",
+            round=1,
+            parameters=parameters,
+            inputs={name.replace("_", "."): digest for name, digest in inputs.items()},
+            model_uri=self.session.uri,
+            artifacts=self.artifacts,
+            scratch=Path(tempfile.mkdtemp(dir=self.folder)),
+            session=self.session,
+            progress=lambda phase, done, total, note="": self.progress.append((phase, done, total)),  # noqa: ARG005
         )
-        return Done(result, self.artifacts)
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,19 @@ class Workshop:
         location = store or (self.folder / "store").as_uri()
         return Order(run=RUN, store=location, model=self.model.as_uri(), stages=stages)
 
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+    def pod(self, order: Order, **environment: str) -> "Said":
+        """A worker that finds its order in its environment, to its end."""
+        process = self.start(**{"EVOLUTION_ORDER": order.to_json().decode(), **environment})
+        out, err = process.communicate(timeout=240)
+        return Said([parse_event(line) for line in out.splitlines()], process.returncode, err.decode())
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-m", "evolution_trainer", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "EVOLUTION_CACHE": str(self.folder / "cache"), **self.environment},
+            env={**os.environ, "EVOLUTION_CACHE": str(self.folder / "cache"), **self.environment, **environment},
         )
 
     def do(self, *stages: OrderStage, store: str = "") -> "Said":

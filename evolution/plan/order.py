@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from evolution.api.run import Gate, Metric
 from evolution.plan.gate import Verdict
@@ -56,10 +56,16 @@ class Order(Record):
     model: str
     """Location of the base model; what it must contain is the `model` input of each stage."""
     stages: tuple[OrderStage, ...]
-    shards: int = 1
-    """Workers that share the order's one `Generate` stage."""
+    shards: int = Field(default=1, ge=1)
+    """Workers that share the order's one `Generate` stage; each is told its own index, from 0, by its environment."""
     gate: OrderGate | None = None
     """Applied after each evaluation of the order; the worker ends early where the gate decides against what follows."""
+
+    @model_validator(mode="after")
+    def _shared_stage(self) -> Self:
+        if self.shards > 1 and [stage.kind for stage in self.stages] != [Kind.GENERATE]:
+            raise ValueError(f"only an order of one Generate stage can be shared by {self.shards} workers")
+        return self
 
 
 def order_stage(stage: Stage, earlier: frozenset[str] = frozenset(), attempt: int = 1) -> OrderStage:

@@ -12,10 +12,13 @@ from evolution.store import keys
 from evolution.store.artifacts import REFRESH_AFTER, Artifacts
 from evolution.store.base import ObjectInfo
 from evolution.store.folder import FolderStore
+from evolution.store.parts import read_part
 
 GRACE = 3600.0
 """Seconds; longer than REFRESH_AFTER, else blobs that a worker found in place could be taken from it."""
 assert GRACE > REFRESH_AFTER
+PARTS_GRACE = 7 * 86_400.0
+"""Seconds since a stage that several workers share was last gone on with, until its parts are given up."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class Garbage:
     """Digests."""
     bytes: int
     """Size of all of them."""
+    parts: tuple[str, ...] = ()
+    """Keys of parts of stages that are done or given up."""
 
 
 def collect(artifacts: Artifacts, keep: Iterable[str], *, grace: float = GRACE) -> Garbage:
     """Manifests that are not in `keep` (fingerprints), and blobs that no kept manifest reaches, also through trees.
 
-    Only looks. Objects modified within the last `grace` seconds are never garbage.
+    Only looks. Objects modified within the last `grace` seconds are never garbage, nor are the parts of a stage that
+    is not done, with their blobs, within `PARTS_GRACE` of the last of them.
 
     Raises:
         ArtifactDamaged: a kept manifest or listing cannot be read, so that what it needs is not known.
@@ -41,26 +47,41 @@ def collect(artifacts: Artifacts, keep: Iterable[str], *, grace: float = GRACE) 
     # Blobs before manifests: whatever was committed in between is found, and its blobs with it.
     now = time.time()
     blobs = {digest: blob for blob in artifacts.store.list(keys.BLOBS) if (digest := keys.digest_of(blob.key))}
+    parts = _parts(artifacts)
     kept = {*keep}
     manifests: dict[str, ObjectInfo] = {}
     reached: set[str] = set()
+    done: set[str] = set()
     for found in artifacts.store.list(keys.STAGES):
         fingerprint = keys.fingerprint_of(found.key)
         if fingerprint is None:
             continue
+        done.add(fingerprint)
         if fingerprint not in kept and now - found.modified >= grace:
             manifests[fingerprint] = found
         elif manifest := artifacts.manifest(fingerprint):
             reached.update(_digests(artifacts, manifest))
+    old_parts: list[ObjectInfo] = []
+    for fingerprint, of_stage in parts.items():
+        idle = now - max(part.modified for part in of_stage)
+        if idle >= (grace if fingerprint in done else max(grace, PARTS_GRACE)):
+            old_parts += of_stage
+        else:
+            reached.update(digest for part in of_stage for digest in _digests_of_part(artifacts, part))
     unreached = {d: blob for d, blob in blobs.items() if d not in reached and now - blob.modified >= grace}
-    size = sum(found.size for found in (*manifests.values(), *unreached.values()))
-    return Garbage(tuple(manifests), tuple(unreached), size)
+    size = sum(found.size for found in (*manifests.values(), *unreached.values(), *old_parts))
+    return Garbage(tuple(manifests), tuple(unreached), size, tuple(part.key for part in old_parts))
 
 
 def remove(artifacts: Artifacts, garbage: Garbage, *, grace: float = GRACE) -> Garbage:
     """Remove what `collect` found, unless it was written again since; what was removed."""
     # Manifests first: one without its blobs would be a promise that the store cannot keep.
-    manifests, blobs, size = [], [], 0
+    manifests, blobs, parts, size = [], [], [], 0
+    for key in garbage.parts:
+        if found := _still_old(artifacts, key, grace):
+            artifacts.store.delete(key)
+            parts.append(key)
+            size += found.size
     for fingerprint in garbage.manifests:
         if found := _still_old(artifacts, keys.manifest(fingerprint), grace):
             artifacts.forget(fingerprint)
@@ -76,7 +97,22 @@ def remove(artifacts: Artifacts, garbage: Garbage, *, grace: float = GRACE) -> G
             artifacts.store.delete(probe.key)
     if isinstance(artifacts.store, FolderStore):
         artifacts.store.remove_partial(grace)
-    return Garbage(tuple(manifests), tuple(blobs), size)
+    return Garbage(tuple(manifests), tuple(blobs), size, tuple(parts))
+
+
+def _parts(artifacts: Artifacts) -> dict[str, list[ObjectInfo]]:
+    """The parts there are, by fingerprint of their stage."""
+    parts: dict[str, list[ObjectInfo]] = {}
+    for found in artifacts.store.list(keys.PARTS):
+        if fingerprint := keys.stage_of_part(found.key):
+            parts.setdefault(fingerprint, []).append(found)
+    return parts
+
+
+def _digests_of_part(artifacts: Artifacts, found: ObjectInfo) -> list[str]:
+    data = artifacts.store.read(found.key)
+    part = read_part(data) if data is not None else None
+    return [*_digests(artifacts, part)] if part else []
 
 
 def _digests(artifacts: Artifacts, manifest: Manifest) -> Iterator[str]:

@@ -5,11 +5,13 @@ from pathlib import PurePosixPath
 
 BLOBS = "blobs/sha256/"
 STAGES = "stages/"
+PARTS = "parts/"
 RUNS = "runs/"
 PROBE = "probe/"
 """Short-lived objects that test what the store can do."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PART = re.compile(r"\d+-of-\d+\.json")
 _RUN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
@@ -23,9 +25,18 @@ def manifest(fingerprint: str) -> str:
     return f"{STAGES}{_sha256(fingerprint)}.json"
 
 
-def progress(run: str, fingerprint: str) -> str:
-    """`runs/<run>/progress/<fingerprint>.json`: how far a worker is; `run` is `<name>-<uid8>`."""
-    return f"{_run(run)}progress/{_sha256(fingerprint)}.json"
+def part(fingerprint: str, shard: int, shards: int) -> str:
+    """`parts/<fingerprint>/<shard>-of-<shards>.json`: what one of several workers has done of a stage."""
+    return f"{PARTS}{_sha256(fingerprint)}/{shard}-of-{shards}.json"
+
+
+def progress(run: str, fingerprint: str, shard: int | None = None) -> str:
+    """`runs/<run>/progress/<fingerprint>.json`: how far a worker is; `run` is `<name>-<uid8>`.
+
+    Of workers that share a stage each has its own: `runs/<run>/progress/<fingerprint>-<shard>.json`.
+    """
+    suffix = "" if shard is None else f"-{shard}"
+    return f"{_run(run)}progress/{_sha256(fingerprint)}{suffix}.json"
 
 
 def checkpoints(run: str, fingerprint: str) -> str:
@@ -48,6 +59,12 @@ def fingerprint_of(key: str) -> str | None:
     """The fingerprint that a manifest's key names; None for any other key."""
     name = PurePosixPath(key).stem
     return name if _SHA256.fullmatch(name) and key == manifest(name) else None
+
+
+def stage_of_part(key: str) -> str | None:
+    """The fingerprint of the stage that a part's key belongs to; None for any other key."""
+    folder, _, name = key.removeprefix(PARTS).partition("/")
+    return folder if _SHA256.fullmatch(folder) and key.startswith(PARTS) and _PART.fullmatch(name) else None
 
 
 def _run(run: str) -> str:

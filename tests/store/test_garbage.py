@@ -11,7 +11,8 @@ from evolution.plan.stage import Kind, sha256
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.folder import PARTIAL, FolderStore
-from evolution.store.garbage import GRACE, Garbage, collect, remove
+from evolution.store.garbage import GRACE, PARTS_GRACE, Garbage, collect, remove
+from evolution.store.parts import Parts
 
 KEPT, DROPPED = "aa" * 32, "bb" * 32
 
@@ -43,6 +44,20 @@ def commit(artifacts: Artifacts, fingerprint: str, **outputs: Artifact) -> None:
             metrics={},
         )
     )
+
+
+def commit_part(artifacts: Artifacts, fingerprint: str, shard: int, **outputs: Artifact) -> None:
+    part = Manifest(
+        fingerprint=fingerprint,
+        kind=Kind.GENERATE,
+        semantics=1,
+        round=1,
+        parameters={},
+        inputs={},
+        outputs=outputs,
+        metrics={},
+    )
+    Parts(artifacts, fingerprint, 3).commit(shard, part)
 
 
 def age(store: FolderStore, seconds: float = 2 * GRACE) -> None:
@@ -155,3 +170,30 @@ def test_what_crashes_left_behind_is_removed_as_well(old: Artifacts, folder: Fol
     remove(old, collect(old, [KEPT, DROPPED]))
     assert not left.exists()
     assert list(folder.list("probe/")) == []
+
+
+def test_parts_of_a_stage_that_is_not_done_yet_are_kept_with_their_blobs(folder: FolderStore, tmp_path: Path) -> None:
+    artifacts = Artifacts(folder, tmp_path / "cache")
+    commit_part(artifacts, DROPPED, 0, answers=put(artifacts, tmp_path, "answers of an early shard"))
+    age(folder)
+    assert collect(artifacts, []) == Garbage((), (), 0)
+
+    age(folder, PARTS_GRACE + 60)
+    commit_part(artifacts, DROPPED, 1, answers=put(artifacts, tmp_path, "answers of a late shard"))
+    assert collect(artifacts, []) == Garbage((), (), 0)
+
+
+def test_parts_of_a_stage_that_is_done_or_given_up_are_garbage(folder: FolderStore, tmp_path: Path) -> None:
+    artifacts = Artifacts(folder, tmp_path / "cache")
+    commit_part(artifacts, KEPT, 0, answers=put(artifacts, tmp_path, "done"))
+    commit(artifacts, KEPT)
+    age(folder)
+    removed = remove(artifacts, collect(artifacts, [KEPT]))
+    assert (removed.parts, removed.blobs) == ((keys.part(KEPT, 0, 3),), (sha256(b"done"),))
+
+    commit_part(artifacts, DROPPED, 2, answers=put(artifacts, tmp_path, "given up"))
+    age(folder, PARTS_GRACE + 60)
+    removed = remove(artifacts, collect(artifacts, [KEPT]))
+    assert removed.parts == (keys.part(DROPPED, 2, 3),)
+    assert removed.blobs == (sha256(b"given up"),)
+    assert [found.key for found in folder.list("")] == [keys.manifest(KEPT)]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 from small_run import QUICKSTART
-from stages import GENERATE, Bench
+from stages import GENERATE, Bench, Done
 
 from evolution_trainer import generate
 from evolution_trainer.engine import Engine, Reply
@@ -120,3 +120,38 @@ def test_braces_and_control_tokens_in_a_document_stay_text(demo: Bench, monkeypa
     eos = demo.session.tokenizer.eos_token_id
     assert all(ids.count(eos) == 1 for ids in seen)
     assert all(text in demo.session.tokenizer.decode(ids) for ids in seen)
+
+
+def shared(bench: Bench, shards: int, documents: str, **changes: object) -> Done:
+    """The stage done in so many parts, which are put together as another worker would."""
+    parts = []
+    for shard in range(shards):
+        part = Done(
+            generate.run_part(bench.stage({**GENERATE, **changes}, documents=documents), shard, shards), bench.artifacts
+        )
+        parts.append({name: bench.artifacts.put_file(output.path) for name, output in part.result.outputs.items()})
+    stage = bench.stage({**GENERATE, **changes}, documents=documents)
+    return Done(generate.merge(stage, [generate.fetched(stage, outputs) for outputs in parts]), bench.artifacts)
+
+
+@pytest.mark.parametrize("shards", [2, 3, 7])
+def test_however_many_workers_share_the_stage_its_bytes_are_the_same(demo: Bench, shards: int) -> None:
+    given = demo.put([*documents(4), documents(1)[0] | {"id": "e" * 16}])  # the last one asks what the first one asks
+    greedy = {"temperature": 0.0, "questionsPerDocument": 3}
+    alone = demo.do(generate, {**GENERATE, **greedy}, documents=given)
+    together = shared(demo, shards, given, **greedy)
+    assert alone.metrics["rejects"]["answer"]["Duplicate"] > 0
+    assert alone.metrics["rejects"]["question"]["Duplicate"] > 0
+    assert together.metrics == alone.metrics
+    for name in ("pairs", "rejects"):
+        assert together.digest(name) == alone.digest(name)
+
+
+def test_shares_that_keep_no_pair_are_no_failure_as_long_as_another_keeps_one(demo: Bench) -> None:
+    long = documents(1)[0] | {"id": "f" * 16}
+    long["text"] = "\n".join([long["text"]] * 20)
+    given = demo.put([documents(1)[0], long])
+    together = shared(demo, 2, given)
+    assert together.digest("pairs") == demo.do(generate, GENERATE, documents=given).digest("pairs")
+    with pytest.raises(StageFailed, match="none of the 4 questions about 2 documents"):
+        shared(demo, 2, given, maxTokens=1)

@@ -1,6 +1,7 @@
 """The base model in memory, and adapters that are attached to it, never merged, and taken off again.
 
-Imports torch, transformers and peft, which takes seconds; hence apart from `evolution_trainer.model`.
+Imports torch and transformers, which takes seconds; hence apart from `evolution_trainer.model`. peft is imported with
+the first adapter.
 """
 
 import json
@@ -8,22 +9,24 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 from evolution_trainer.failure import StageFailed
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 LORA_PREFIX = "base_model.model."
 SMALL = 20_000_000
 """Parameters below which one CPU thread is the best number of threads."""
 _THREADS = torch.get_num_threads()
 
-torch.use_deterministic_algorithms(True, warn_only=True)
+torch.set_deterministic_debug_mode("warn")  # `use_deterministic_algorithms` would import the compiler to tell it, too
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # has no stub
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -57,14 +60,18 @@ def attached(base: Any, adapter: Path, *, trainable: bool) -> Iterator[Any]:
     Raises:
         StageFailed: AdapterDoesNotFit, naming the module and both shapes.
     """
+    from peft import PeftModel
+
     check_adapter_fits(adapter, base)
     with _for_a_while(base, PeftModel.from_pretrained(base, adapter, is_trainable=trainable)) as model:
         yield model
 
 
 @contextmanager
-def with_new_adapter(base: Any, config: LoraConfig) -> Iterator[Any]:
+def with_new_adapter(base: Any, config: "LoraConfig") -> Iterator[Any]:
     """`base` with a fresh, trainable adapter, for the length of a `with` block."""
+    from peft import get_peft_model
+
     with _for_a_while(base, get_peft_model(base, config)) as model:
         yield model
 

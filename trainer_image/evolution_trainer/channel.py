@@ -16,6 +16,8 @@ from evolution.store.base import ObjectStore, StoreError
 
 PIPE_INTERVAL = 0.2
 """Seconds between two progress events."""
+LOG_INTERVAL = 10.0
+"""The same where people read them."""
 STORE_INTERVAL = 5.0
 """Seconds between two progress objects in the store."""
 PARENT_DIED = 129
@@ -77,11 +79,26 @@ class OrderPipe:
 
 
 class ProgressReporter:
-    """Tells how far a stage is: on the pipe at most five times a second, in the store at most every five seconds."""
+    """Tells how far a stage is: on the pipe at most five times a second (`rarely`: every ten seconds, and at the end of
+    what is counted), in the store at most every five seconds.
+    """
 
-    def __init__(self, pipe: EventPipe, store: ObjectStore, run: str, stage: str, fingerprint: str) -> None:
-        self._pipe, self._store, self._run = pipe, store, run
+    def __init__(
+        self,
+        pipe: EventPipe,
+        store: ObjectStore,
+        run: str,
+        stage: str,
+        fingerprint: str,
+        *,
+        shard: int | None = None,
+        rarely: bool = False,
+    ) -> None:
+        self._pipe, self._store = pipe, store
+        self._key = keys.progress(run, fingerprint, shard)
         self._stage, self._fingerprint = stage, fingerprint
+        self._rarely = rarely
+        self._interval = LOG_INTERVAL if rarely else PIPE_INTERVAL
         self._phase = ""
         self._started = 0.0
         self._first = 0
@@ -91,9 +108,10 @@ class ProgressReporter:
         now = time.monotonic()
         if phase != self._phase:
             self._phase, self._started, self._first = phase, now, done
-            self._piped = float("-inf")
+            if not self._rarely:
+                self._piped = float("-inf")
         finished = bool(total) and done >= total
-        if not finished and now - self._piped < PIPE_INTERVAL and now - self._stored < STORE_INTERVAL:
+        if not finished and now - self._piped < self._interval and now - self._stored < STORE_INTERVAL:
             return
         elapsed = now - self._started
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
@@ -111,9 +129,9 @@ class ProgressReporter:
         if now - self._stored >= STORE_INTERVAL:
             self._stored = now
             try:
-                self._store.write(keys.progress(self._run, self._fingerprint), progress.to_json())
+                self._store.write(self._key, progress.to_json())
             except StoreError as error:
                 print(f"progress is not written to the store: {error}", file=sys.stderr)  # noqa: T201
-        if finished or now - self._piped >= PIPE_INTERVAL:
+        if finished or now - self._piped >= self._interval:
             self._piped = now
             self._pipe.emit(progress)

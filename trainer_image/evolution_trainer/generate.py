@@ -1,14 +1,16 @@
 """The stage `Generate`: the model asks questions about every document, then answers them with the document at hand."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 from pydantic import JsonValue
 
 from evolution.api.run import Preset
-from evolution.plan.manifest import Record
+from evolution.plan.manifest import Artifact, Record
 from evolution_trainer.clean import Cleaned, Rejected, clean_answer, clean_question, question_key
 from evolution_trainer.engine import Engine, Reply
 from evolution_trainer.failure import StageFailed
@@ -44,35 +46,94 @@ def run(stage: StageRun) -> Result:
     Raises:
         StageFailed: NoPairs, if not one pair was kept.
     """
+    part = run_part(stage, 0, 1)
+    return merge(stage, [Part(part.outputs["answers"].path, part.outputs["rejects"].path)])
+
+
+def run_part(stage: StageRun, shard: int, shards: int) -> Result:
+    """The share of one of several workers: a run of consecutive documents. Outputs: answers, good or not, in order, and
+    rejects, questions that were not answered.
+    """
     documents = stage.input("documents")
     adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
     parameters = GenerateParameters.model_validate(stage.parameters)
     total = count_rows(documents)
-    wanted = total * parameters.questions_per_document
-    with stage.rows_out("rejects") as rejects, stage.session.adapted(adapter) as model:
-        writer = Writer(stage, parameters, Engine(stage.session, model), Rejects(rejects))
+    start, end = shard * total // shards, (shard + 1) * total // shards
+    with stage.rows_out("question-rejects") as rejects, stage.session.adapted(adapter) as model:
+        writer = Writer(stage, parameters, Engine(stage.session, model), rejects)
         with stage.rows_out("questions") as questions:
-            for question in writer.ask(read_rows(documents), wanted):
+            for question in writer.ask(
+                islice(read_rows(documents), start, end), (end - start) * parameters.questions_per_document
+            ):
                 questions(question)
-        with stage.rows_out("pairs") as pairs:
-            for pair in writer.answer(read_rows(stage.scratch / "questions.jsonl"), questions.count):
-                pairs(pair)
+        with stage.rows_out("answers") as answers:
+            for answer in writer.answer(read_rows(stage.scratch / "questions.jsonl"), questions.count):
+                answers(answer)
+    return Result(
+        outputs={
+            "answers": Output(stage.scratch / "answers.jsonl", answers.count),
+            "rejects": Output(stage.scratch / "question-rejects.jsonl", rejects.count),
+        },
+        metrics={"documents": end - start, "questions": questions.count},
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that `run_part` has written."""
+
+    answers: Path
+    rejects: Path
+
+
+def fetched(stage: StageRun, outputs: Mapping[str, Artifact]) -> Part:
+    """A part of another worker."""
+    return Part(stage.artifacts.fetch(outputs["answers"].digest), stage.artifacts.fetch(outputs["rejects"].digest))
+
+
+def merge(stage: StageRun, parts: Sequence[Part]) -> Result:
+    """What `run` gives, from all parts in the order of their documents: the same bytes, however many they are.
+
+    Raises:
+        StageFailed: NoPairs.
+    """
+    parameters = GenerateParameters.model_validate(stage.parameters)
+    documents = count_rows(stage.input("documents"))
+    kept: set[int] = set()  # hashes, since the texts of all pairs do not fit into memory
+    with stage.rows_out("rejects") as write, stage.rows_out("pairs") as pairs:
+        rejects = Rejects(write)
+        for part in parts:
+            for row in read_rows(part.rejects):
+                rejects.question(row)
+        questions = 0
+        for row in (row for part in parts for row in read_rows(part.answers)):
+            questions += 1
+            id_, reason = row.pop("id"), row["reason"]
+            content = hash((row["question"], row["answer"]))
+            if not reason and parameters.rules != "Reference" and content in kept:
+                reason = "Duplicate"
+            if reason:
+                rejects.answer({**row, "reason": reason})
+                continue
+            kept.add(content)
+            pairs({"id": id_, "document": row["document"], "question": row["question"], "answer": row["answer"]})
     metrics: dict[str, JsonValue] = {
-        "documents": total,
-        "questions": questions.count,
+        "documents": documents,
+        "questions": questions,
         "pairs": pairs.count,
-        "rejects": {kind: dict(sorted(counts.items())) for kind, counts in writer.rejects.counts.items()},
+        "rejects": {kind: dict(sorted(counts.items())) for kind, counts in rejects.counts.items()},
     }
     if not pairs.count:
+        wanted = documents * parameters.questions_per_document
         raise StageFailed(
             "NoPairs",
-            f"none of the {wanted} questions about {total} documents became a pair; {writer.rejects}. "
+            f"none of the {wanted} questions about {documents} documents became a pair; {rejects}. "
             "Look at generation.prompts and generation.maxTokens, and whether the model follows instructions",
         )
     return Result(
         outputs={
             "pairs": Output(stage.scratch / "pairs.jsonl", pairs.count),
-            "rejects": Output(stage.scratch / "rejects.jsonl", rejects.count),
+            "rejects": Output(stage.scratch / "rejects.jsonl", write.count),
         },
         metrics=metrics,
     )
@@ -85,13 +146,15 @@ class Rejects:
     write: RowWriter
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {"question": Counter(), "answer": Counter()})
 
-    def question(self, document: str, question: str, reason: str) -> None:
-        self.counts["question"][reason] += 1
-        self.write({"document": document, "question": question, "answer": "", "reason": reason})
+    def question(self, row: Row) -> None:
+        self._count("question", row)
 
-    def answer(self, document: str, question: str, answer: str, reason: str) -> None:
-        self.counts["answer"][reason] += 1
-        self.write({"document": document, "question": question, "answer": answer, "reason": reason})
+    def answer(self, row: Row) -> None:
+        self._count("answer", row)
+
+    def _count(self, kind: str, row: Row) -> None:
+        self.counts[kind][row["reason"]] += 1
+        self.write(row)
 
     def __str__(self) -> str:
         return "; ".join(
@@ -107,7 +170,8 @@ class Writer:
     stage: StageRun
     parameters: GenerateParameters
     engine: Engine
-    rejects: Rejects
+    reject: RowWriter
+    """Takes the questions that cannot be used."""
 
     def ask(self, documents: Iterable[Row], total: int) -> Iterator[Row]:
         """Usable questions, at most `questionsPerDocument` about each document: id, document, question."""
@@ -133,16 +197,17 @@ class Writer:
                 if not reason and not self._reference and key in keys:
                     reason = "Duplicate"
                 if reason:
-                    self.rejects.question(document["id"], question, reason)
+                    self.reject({"document": document["id"], "question": question, "answer": "", "reason": reason})
                     continue
                 keys.add(key)
                 yield {"id": id_, "document": document, "question": question}
 
     def answer(self, questions: Iterable[Row], total: int) -> Iterator[Row]:
-        """Pairs: a question with the answer that the model found in the document."""
+        """The answers that the model found in the documents: id, document, question, answer, and the reason if it is
+        no good.
+        """
         template = self.parameters.answer_prompt
         done = 0
-        kept: set[int] = set()  # hashes, since the texts of all pairs do not fit into memory
         for window in windows(questions, WINDOW):
             prompts = [
                 render(
@@ -156,16 +221,14 @@ class Writer:
             replies = self._write("answer", [row["id"] for row in window], prompts, on_done)
             done += len(window)
             for row, reply in zip(window, replies, strict=True):
-                document, question = row["document"]["id"], row["question"]
                 answer, reason = self._cleaned(clean_answer, reply, row["document"])
-                content = hash((question, answer))
-                if not reason and not self._reference and content in kept:
-                    reason = "Duplicate"
-                if reason:
-                    self.rejects.answer(document, question, answer, reason)
-                    continue
-                kept.add(content)
-                yield {"id": row["id"], "document": document, "question": question, "answer": answer}
+                yield {
+                    "id": row["id"],
+                    "document": row["document"]["id"],
+                    "question": row["question"],
+                    "answer": answer,
+                    "reason": reason,
+                }
 
     @property
     def _reference(self) -> bool:

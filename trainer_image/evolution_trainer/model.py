@@ -12,6 +12,7 @@ from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.chat import ChatFormat
 from evolution_trainer.failure import StageFailed
+from evolution_trainer.lean import import_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ class ModelSession:
         """The model's tokenizer; needs no weights."""
         folder = self.folder
         with self._loading("tokenizer"):
+            import_transformers()
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(folder)
@@ -98,6 +100,7 @@ class ModelSession:
     def config(self) -> Any:
         folder = self.folder
         with self._loading("config.json"):
+            import_transformers()
             from transformers import AutoConfig
 
             return AutoConfig.from_pretrained(folder)
@@ -128,6 +131,7 @@ class ModelSession:
         folder, ends, pad = self.folder, self.end_tokens, self.pad_token
         start = time.monotonic()
         with self._loading("weights"):
+            import_transformers()
             from evolution_trainer import base_model
 
             model = base_model.load(folder, self.device, ends, pad)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -80,6 +80,18 @@ class TimedArtifacts(Artifacts):
     def fetch_tree(self, digest: str) -> Path:
         with self._clock.moving():
             return super().fetch_tree(digest)
+
+
+def summed(parts: Sequence[Timings]) -> Timings:
+    """Timings of a stage that several workers shared: seconds of all of them together, since the earliest start."""
+    return Timings(
+        started_at=min(part.started_at for part in parts),
+        total=round(sum(part.total for part in parts), 3),
+        load=round(sum(part.load for part in parts), 3),
+        work=round(sum(part.work for part in parts), 3),
+        io=round(sum(part.io for part in parts), 3),
+        gpus=max(part.gpus for part in parts),
+    )
 
 
 def _gpus() -> int:

@@ -1,0 +1,80 @@
+"""What a worker takes from its surroundings in a pod, and what it leaves there."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from evolution.plan.worker import ExitCode, Failed
+from evolution.store import keys
+from evolution.store.base import ObjectStore, StoreUnavailable
+from evolution_trainer.failure import StageFailed
+
+ORDER = "EVOLUTION_ORDER"
+"""The order as JSON."""
+SHARD_INDEX = "EVOLUTION_SHARD_INDEX"
+"""Which of the workers that share a stage this one is, from 0."""
+TERMINATION_MESSAGE = "EVOLUTION_TERMINATION_MESSAGE"
+"""File for the last word of a worker that gives up."""
+MESSAGE_BYTES = 4096
+"""More of a termination message Kubernetes does not keep."""
+PATIENCE = 60.0
+"""Seconds to wait for a store that cannot be reached before the pod is given up."""
+LONGEST_PAUSE = 15.0
+
+
+def shard_index(shards: int) -> int:
+    """This worker's share of a stage.
+
+    Raises:
+        StageFailed: OrderInvalid, if the environment does not tell it, or not one from 0 to `shards` - 1.
+    """
+    given = os.environ.get(SHARD_INDEX, "")
+    if not given.isdecimal() or int(given) >= shards:
+        raise StageFailed(
+            "OrderInvalid",
+            f"{SHARD_INDEX} is {given!r}, but the order is shared by {shards} workers: 0 to {shards - 1} are expected",
+            ExitCode.BAD_SPEC,
+        )
+    return int(given)
+
+
+def leave_message(failed: Failed) -> None:
+    """Write the event to the file that TERMINATION_MESSAGE names, with its message shortened to what fits."""
+    path = os.environ.get(TERMINATION_MESSAGE)
+    if not path:
+        return
+    try:
+        Path(path).write_bytes(shortened(failed))
+    except OSError as error:
+        print(f"{TERMINATION_MESSAGE}: the message cannot be written: {error}", file=sys.stderr)  # noqa: T201
+
+
+def shortened(failed: Failed) -> bytes:
+    """The event as JSON of at most MESSAGE_BYTES."""
+    message = failed.message
+    while len(data := failed.model_copy(update={"message": message}).to_json()) > MESSAGE_BYTES:
+        # A character takes up to six bytes; at least one goes each time.
+        message = message[: len(message) - 2 - (len(data) - MESSAGE_BYTES) // 6] + "…"
+    return data
+
+
+def wait_for(store: ObjectStore, patience: float = PATIENCE) -> None:
+    """Return once the store answers.
+
+    Raises:
+        StoreUnavailable: it still does not after `patience` seconds.
+        StoreRefused: it answers, but not this worker.
+    """
+    deadline = time.monotonic() + patience
+    pause = 1.0
+    while True:
+        try:
+            store.stat(f"{keys.PROBE}worker")
+            return
+        except StoreUnavailable as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            print(f"{error}; trying again in {pause:.0f} s", file=sys.stderr)  # noqa: T201
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
