@@ -4,12 +4,13 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart test check test-tools crds lint types layering lock clean
+.PHONY: help setup quickstart dev-cluster test check test-tools crds lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make setup       install everything into .venv'
 	@echo 'make quickstart  watch a tiny model learn from documents that it has never seen'
+	@echo 'make dev-cluster a cluster on this machine, without containers, to try the operator on'
 	@echo 'make check       lint, types, layering and the fast tests (under 3 minutes)'
 	@echo 'make test        everything (CI runs this)'
 	@echo 'make crds        write crds/ anew, after a change of the API types'
@@ -27,6 +28,10 @@ setup: .venv/installed
 quickstart: setup
 	$(BIN)/evolve run examples/quickstart/run.yaml
 	$(BIN)/evolve report examples/quickstart/run.yaml --output report.html
+
+# Another place for its state: make dev-cluster FOLDER=some/folder
+dev-cluster: setup
+	$(BIN)/python tests/dev_cluster.py $(if $(FOLDER),--folder $(FOLDER))
 
 check: setup lint types layering test-tools
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal

@@ -119,7 +119,9 @@ class Api:
             connection.close()
             self._mine.connection = None
             # The server may close a connection that was idle. A request that was answered in part is not sent again.
-            if kept and isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)):
+            if kept and isinstance(
+                error, (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError, ssl.SSLEOFError)
+            ):
                 return self._send(method, target, body, headers)
             raise
 

@@ -12,7 +12,7 @@ from controlplane.kubelet import Node
 from controlplane.plane import COMPONENTS, ControlPlane
 from controlplane.plane import control_plane as running_control_plane
 from controlplane.process_kubelet import process_kubelet
-from controlplane.simulated_kubelet import simulated_kubelet
+from controlplane.simulated_kubelet import large_nodes, simulated_kubelet
 from controlplane.waiting import eventually
 from tools.build import Unavailable, binary
 
@@ -57,8 +57,8 @@ def process_node(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Node]:
 
 @pytest.fixture
 def simulated_nodes(control_plane: ControlPlane, tmp_path: Path) -> Iterator[list[Node]]:
-    """Four nodes with 64 GPUs each, whose pods commit the stages of their orders at once."""
-    nodes = [Node(f"simulated-{uuid.uuid4().hex[:8]}", gpus=64, cpu="1000", memory="4Ti", pods=1000) for _ in range(4)]
+    """Four large nodes whose pods commit the stages of their orders at once."""
+    nodes = large_nodes(*(f"simulated-{uuid.uuid4().hex[:8]}" for _ in range(4)))
     with simulated_kubelet(control_plane.kubeconfig, tmp_path / "simulated", nodes) as kubelet:
         yield nodes
     kubelet.unregister()

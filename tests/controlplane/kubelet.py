@@ -1,6 +1,7 @@
 """What every kubelet does, whatever runs its pods: keep its nodes healthy, learn of their pods, report."""
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -237,6 +238,14 @@ class Kubelet:
         self._running.discard(uid)
         self._stopping.discard(uid)
         self._runtime.forget(uid)
+
+
+def until_interrupted() -> None:
+    """Wait for Ctrl-C or SIGTERM."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
 
 
 def pod_path(pod: Json) -> str:

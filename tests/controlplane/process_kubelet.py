@@ -5,7 +5,7 @@ termination messages, graceful deletion, eviction, logs. Every pod is treated as
 a container runs its `command`: images are never pulled. Nothing is isolated: securityContext, resources and
 read-only file systems are accepted and ignored, and mount paths are replaced as `pod_volumes` says.
 
-`python -m controlplane.process_kubelet KUBECONFIG FOLDER NODE...` runs one until it is interrupted.
+`python -m controlplane.process_kubelet KUBECONFIG FOLDER NODE...`, in tests/, runs one until it is interrupted.
 """
 
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from controlplane.client import UNAVAILABLE, Api, ApiError, Json
 from controlplane.container_environment import NotConfigured, Sources, command, environment
-from controlplane.kubelet import Kubelet, Node, Pods, now
+from controlplane.kubelet import Kubelet, Node, Pods, now, until_interrupted
 from controlplane.kubelet_port import KubeletPort
 from controlplane.pod_status import MESSAGE_BYTES, Phase, pod_status, running, terminated, waiting
 from controlplane.pod_volumes import Volumes
@@ -94,6 +94,8 @@ class ProcessPod(threading.Thread):
         self._started_at: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._deleted = False
+        """Whether its deletion was asked for, and waits for it to end."""
 
     def run(self) -> None:
         if self._pod.get("status", {}).get("phase") == "Running":
@@ -102,13 +104,14 @@ class ProcessPod(threading.Thread):
             self._folder.mkdir(parents=True, exist_ok=True)
             phase = self._live()
         self._report(phase)
-        if self._stopping.is_set():
+        if self._deleted:
             self._pods.remove(self._pod)
         self._volumes.remove()
 
     def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds; the pod is removed when it has ended."""
         with self._lock:
+            self._deleted = True
             self._stopping.set()
             for process in self._processes.values():
                 process.terminate()
@@ -272,11 +275,8 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
 
 
 def main(kubeconfig: str, folder: str, *names: str) -> None:
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
     with process_kubelet(Path(kubeconfig), Path(folder).resolve(), [Node(name) for name in names]):
-        stopped.wait()
+        until_interrupted()
 
 
 if __name__ == "__main__":

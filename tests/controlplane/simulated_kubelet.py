@@ -1,10 +1,14 @@
 """A kubelet whose pods do nothing but commit the stages of their orders, hundreds a second, with hardly any CPU.
 
 Nothing of a pod's environment is used but `EVOLUTION_ORDER`: credentials of the store come from this process's own.
+
+`python -m controlplane.simulated_kubelet KUBECONFIG CACHE SECONDS NODE...`, in tests/, runs one until it is
+interrupted: a process of its own beside something that is measured.
 """
 
 import heapq
 import itertools
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +20,7 @@ from typing import TypeAlias
 
 from controlplane.client import Api, Json
 from controlplane.container_environment import expand
-from controlplane.kubelet import Kubelet, Node, Pods, now
+from controlplane.kubelet import Kubelet, Node, Pods, now, until_interrupted
 from controlplane.pod_status import Phase, pod_status, running, terminated
 from simulated_worker import commit_order
 
@@ -195,7 +199,21 @@ def simulated_kubelet(
         kubelet.close()
 
 
+def large_nodes(*names: str) -> list[Node]:
+    """With room for thousands of pods."""
+    return [Node(name, gpus=1000, cpu="10k", memory="10Ti", pods=5000) for name in names]
+
+
 def pod_order(pod: Json) -> Order:
     """The order in the environment of a worker's pod."""
     variables = {variable["name"]: variable.get("value", "") for variable in pod["spec"]["containers"][0]["env"]}
     return Order.model_validate_json(expand(variables["EVOLUTION_ORDER"], {}))
+
+
+def main(kubeconfig: str, cache: str, seconds: str, *names: str) -> None:
+    with simulated_kubelet(Path(kubeconfig), Path(cache), large_nodes(*names), seconds=float(seconds)):
+        until_interrupted()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
