@@ -205,7 +205,7 @@ class KillingProxy:
             request.method,
             self._upstream + request.path_qs,
             headers=_headers(request.headers),
-            data=await request.read(),
+            data=await request.read() or None,
         ) as response:
             return response.status, _headers(response.headers), await response.read()
 

@@ -151,6 +151,8 @@ class Writer:
             for field in ("labels", "annotations", "finalizers", "ownerReferences"):
                 if not metadata.get(field):
                     metadata.pop(field, None)
+            if resource is JOBS and not metadata.get("labels"):
+                metadata["labels"] = new["spec"]["template"]["metadata"]["labels"]
             result = {**new, "apiVersion": old["apiVersion"], "kind": old["kind"], "metadata": metadata}
             if resource.status:
                 result.pop("status", None)
