@@ -4,8 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-import typer
-
+from evolution.cluster.errors import ClusterError, ClusterExit
 from evolution.cluster.kubectl import Kubectl
 from evolution.cluster.manifest import load_manifest
 from evolution.cluster.runs import ClusterRun, Runs
@@ -78,14 +77,16 @@ def _store(applied: ClusterRun | None, option: str | None, kubectl: Kubectl) -> 
     location = location or next((run.store for run in Runs(kubectl).list() if run.store), "")
     location = location or _below(option, applied, kubectl)
     if not location:
-        raise typer.BadParameter(
-            "no run of this namespace says yet where its store is; name the operator's store with --store s3://BUCKET/PREFIX"
+        raise ClusterError(
+            "no run of this namespace says yet where its store is; name the operator's store with --store s3://BUCKET/PREFIX",
+            ClusterExit.WRONG_OPTION,
         )
     folder = None if location.startswith("s3://") else local_path(location)
     if folder is not None and not folder.is_dir():
-        raise typer.BadParameter(
+        raise ClusterError(
             f"the cluster's store {location} is a folder that this machine does not have; "
-            "mount it and name it with --store"
+            "mount it and name it with --store",
+            ClusterExit.WRONG_OPTION,
         )
     return location
 

@@ -59,7 +59,8 @@ _unreachable = re.compile(
     r"connection to the server .* was refused|Unable to connect to the server|i/o timeout|no such host"
     r"|connection refused|context deadline exceeded|ServiceUnavailable|Client\.Timeout|connection reset"
 )
-_unauthorized = re.compile(r"Unauthorized|must be logged in|getting credentials: ")
+_unauthorized = re.compile(r"Unauthorized|must be logged in|getting credentials: |^(error: )?EOF$")
+"""EOF is what kubectl says when it would have asked for a password."""
 _no_kubeconfig = re.compile(r"error: (?:stat|open) (\S+): (.*)")
 _bad_kubeconfig = re.compile(r"error loading config file|invalid configuration")
 _conflict = re.compile(r"Apply failed with \d+ conflicts?: (.*?)(?:\nPlease review|\Z)", re.DOTALL)

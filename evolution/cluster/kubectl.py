@@ -109,11 +109,13 @@ class Kubectl:
 
 
 def _events(lines: Iterator[str]) -> Iterator[tuple[str, Object]]:
-    """kubectl prints every event as indented JSON, which ends with a brace in the first column."""
-    gathered: list[str] = []
+    """kubectl prints an event on a line of its own; were it indented, it would end with a later line."""
+    gathered = ""
     for line in lines:
-        gathered.append(line)
-        if line.rstrip() == "}":
-            event = json.loads("".join(gathered))
-            gathered.clear()
-            yield event["type"], event["object"]
+        gathered += line
+        try:
+            event = json.loads(gathered)
+        except json.JSONDecodeError:
+            continue
+        gathered = ""
+        yield event["type"], event["object"]

@@ -57,14 +57,13 @@ def _places_on_this_machine(run: EvolutionRun, root: yaml.Node) -> Iterator[Fiel
         node = _find(root, ("spec", *field)) if uri.startswith("file://") else None
         if node is None:
             continue
-        name = Path(str(node.value)).name or field[0]
-        bucket = f"s3://BUCKET/{name}"
+        path = Path(unquote(urlsplit(uri).path))
+        bucket = f"s3://BUCKET/{path.name}"
         if field[0] == "publish":
             remedy = f"publish to a bucket: {bucket}"
         else:
-            whole = "--recursive " if Path(unquote(urlsplit(uri).path)).is_dir() else ""
-            here = shlex.quote(str(node.value))
-            remedy = f"upload it, for example with `aws s3 cp {whole}{here} {bucket}`, and write {bucket} instead"
+            copy = ["aws", "s3", "cp", *(["--recursive"] if path.is_dir() else []), str(path), bucket]
+            remedy = f"upload it, for example with `{shlex.join(copy)}`, and write {bucket} instead"
         message = f"is {str(node.value)!r}, a place on this machine, which the cluster cannot see; {remedy}"
         yield FieldError(".".join(("spec", *field)), message, node.start_mark.line + 1)
 
