@@ -4,9 +4,9 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import kopf
 
@@ -86,6 +86,8 @@ async def _work(settings: Settings, gateway: Gateway, make_reconciler: MakeRecon
     watched = watched_kinds(settings.namespaces)
     registry = watch_registry(intake, watched)
     add_liveness(registry, queue, intake, resync)
+    # kopf takes over the signals, and on its way out waits 5 s for the task that waits for this flag.
+    kopf.on.cleanup(registry=registry)(_set(stop))
     # These tasks are older than kopf's: when it stops, it leaves them alone.
     working = asyncio.create_task(queue.run(reconciler.reconcile, WORKERS), name="queue")
     listing = asyncio.create_task(resync.run(settings.resync_seconds), name="resync")
@@ -137,6 +139,13 @@ async def _first_list(resync: Resync, stop: asyncio.Event) -> bool:
         return False
     finally:
         await _end(stopping)
+
+
+def _set(event: asyncio.Event) -> Callable[..., Coroutine[Any, Any, None]]:
+    async def set_event(**_: Any) -> None:
+        event.set()
+
+    return set_event
 
 
 def _spare_the_collector() -> None:

@@ -103,18 +103,20 @@ class Resync:
             return 0
 
     async def _compare(self, watched: Watched, namespace: str | None) -> int:
+        scope = "" if watched.resource is api.CLUSTER_RUNTIMES else namespace
+        known = {r.uid: r.resource_version for r in self._cache.records(watched.record, scope) if _is_of(watched, r)}
         news = 0
         present: set[str] = set()
         version = ""
         async for page in self._gateway.pages(watched.resource, namespace, watched.selector):
             version = page.resource_version
             for item in page.items:
-                record = watched.parse(item)
-                present.add(record.uid)
-                news += self._intake.seen(record)
+                meta = item.get("metadata") or {}
+                present.add(meta.get("uid", ""))
+                if known.get(meta.get("uid", "")) != meta.get("resourceVersion"):
+                    news += self._intake.seen(watched.parse(item))
             await asyncio.sleep(0)
-        scope = "" if watched.resource is api.CLUSTER_RUNTIMES else namespace
-        for record in list(self._cache.records(watched.record, scope)):
+        for record in self._cache.records(watched.record, scope):
             if _is_of(watched, record) and record.uid not in present and not is_newer(record.resource_version, version):
                 news += self._intake.gone(record, version)
         return news

@@ -10,7 +10,7 @@ from typing import Any
 import kopf
 from kubernetes.aio.client import Configuration
 
-from evolution_operator.gateway import CLUSTER_RUNTIMES, NoAccess, cluster_access
+from evolution_operator.gateway import CHUNK, CLUSTER_RUNTIMES, NoAccess, cluster_access
 from evolution_operator.intake import Intake
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import MANAGED_BY, OPERATOR, RunKey
@@ -61,9 +61,10 @@ def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = _EndlessBackoff()
     settings.watching.server_timeout = 600  # a whole number: the API server refuses 600.0
     settings.watching.reconnect_backoff = 0.1
-    # A task per object lives as long after its last event: at 10,000 objects listed at once, 5 s of them cost more
-    # memory than beginning anew for an object whose events are seconds apart.
-    settings.queueing.idle_timeout = 1.0
+    settings.watching.chunk_size = CHUNK  # by default all objects come at once
+    # A task per object lives on for so long, with the object's last event: with 5,000 runs and 10,000 Jobs, 1 s and
+    # lists in one piece peaked at 296 MiB, this at 124. Events of one object are seldom closer.
+    settings.queueing.idle_timeout = 0.1
     settings.queueing.exit_timeout = 2.0
     settings.queueing.error_delays = (1.0, 2.0, 5.0, 10.0, 30.0)  # by default up to 610 s, during which events are lost
     settings.process.ultimate_exiting_timeout = 30.0
