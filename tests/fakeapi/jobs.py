@@ -140,8 +140,7 @@ class JobController:
             wait = self.backoff_seconds * 2 ** (attempts.failures - 1)
             attempts.wait_until = asyncio.get_running_loop().time() + wait
         if job["spec"]["completionMode"] == "Indexed":
-            done = sorted({_index(pod) for pod in pods.succeeded})
-            status["completedIndexes"] = ",".join(map(str, done))
+            status["completedIndexes"] = _ranges(sorted({_index(pod) for pod in pods.succeeded}))
         return fatal
 
     def _past_deadline(self, key: Key, spec: Body, status: Body) -> bool:
@@ -251,6 +250,17 @@ def _uncounted(pod: Body) -> bool:
 
 def _index(pod: Body) -> int:
     return int(pod["metadata"]["annotations"][INDEX])
+
+
+def _ranges(indexes: list[int]) -> str:
+    """0,2-4,6,7: as the real controller abbreviates."""
+    ranges: list[list[int]] = []
+    for index in indexes:
+        if ranges and ranges[-1][-1] == index - 1:
+            ranges[-1].append(index)
+        else:
+            ranges.append([index])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in ranges)
 
 
 def _ready(pods: Pods) -> int:
