@@ -108,26 +108,26 @@ class Cluster:
             run = self.run(name)
             return run if fnmatchcase(run.get("status", {}).get("summary", ""), summary) else None
 
-        return eventually(found, f"{name} being {summary!r}: {self.jobs()}", seconds=seconds)
+        return eventually(found, f"{name} being {summary!r}", seconds=seconds)
 
     def jobs(self) -> dict[str, Json]:
         """The Jobs of this namespace by name."""
         listed = self.api.get(object_path("jobs", namespace=self.namespace, group="batch/v1"))
         return {job["metadata"]["name"]: job for job in listed["items"]}
 
-    def job(self, stage: str) -> Json | None:
+    def job(self, stage: str, run: str = "demo") -> Json | None:
         """The Job of a stage, such as r1-train."""
-        return next((job for name, job in self.jobs().items() if f"-{stage}-" in name), None)
+        return next((job for name, job in self.jobs().items() if name.startswith(f"{run}-{stage}-")), None)
 
     def pods(self) -> list[Json]:
         listed: list[Json] = self.api.get(object_path("pods", namespace=self.namespace))["items"]
         return listed
 
-    def until_running(self, stage: str) -> Json:
+    def until_running(self, stage: str, run: str = "demo") -> Json:
         """The Job of a stage, once a pod of it runs."""
 
         def found() -> Json | None:
-            job = self.job(stage)
+            job = self.job(stage, run)
             name = job["metadata"]["name"] if job else ""
             running = [p for p in self.pods() if p["metadata"]["labels"].get("job-name") == name]
             return job if any(pod["status"]["phase"] == "Running" for pod in running) else None
