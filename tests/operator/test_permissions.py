@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from access import Asked, Audit, Grant, allowed, as_list, granted, manifests, may, served
-from controlplane.client import Api, Json, object_path
+from controlplane.client import Api, ApiError, Json, object_path
 from controlplane.kubelet import Node
 from controlplane.plane import COMPONENTS, ControlPlane
 from controlplane.plane import control_plane as running_control_plane
@@ -38,6 +38,7 @@ EVERYBODY = {
     Grant("create", "authentication.k8s.io", "selfsubjectreviews"),
 }
 """What Kubernetes lets everybody ask about themselves."""
+RBAC = ("rbac.authorization.k8s.io", "clusterroles")
 CLUSTER_RUNTIMES = Grant("list", "selfevolution.io", "clusterevolutionruntimes")
 
 Outcomes = Callable[[Json, Order], Outcome]
@@ -109,6 +110,8 @@ def test_the_cluster_wide_operator_needs_every_right_that_it_has(
         return Success()
 
     occupy(control_plane.api, restricted, "clash")
+    with pytest.raises(ApiError, match='violates PodSecurity "restricted'):  # unlike those of the workers
+        control_plane.api.create(object_path("pods", namespace=restricted), plain_pod())
     with operator(control_plane, SYSTEM, tmp_path, outcome) as process:
         for name in ("steady", "stuck", "clash"):
             runs.create(name)
@@ -135,8 +138,10 @@ def test_the_cluster_wide_operator_needs_every_right_that_it_has(
 def test_nothing_but_these_rights_is_granted(control_plane: ControlPlane, whole_cluster: Api) -> None:
     everything = served(control_plane.api)
     assert {Grant("get", "", "secrets"), Grant("create", "", "pods/exec"), Grant("bind", *RBAC)} <= everything
-    mine = role(manifests(DEPLOY / "cluster"), "ClusterRole")
-    assert allowed(whole_cluster, everything, "") == granted([mine], "ClusterRole") | EVERYBODY
+    rights = granted([role(manifests(DEPLOY / "cluster"), "ClusterRole")], "ClusterRole")
+    assert allowed(whole_cluster, everything, "") == rights | EVERYBODY
+    assert {grant.group for grant in rights} == {"", "batch", "events.k8s.io", "selfevolution.io"}
+    assert {grant.resource for grant in rights if not grant.group} == {"pods"}, "and no Secrets"
 
 
 def test_the_role_of_a_namespace_gives_the_same_there_and_nothing_elsewhere(
@@ -236,20 +241,28 @@ def test_who_may_edit_a_namespace_may_write_runs_and_who_may_view_it_may_read_th
     control_plane: ControlPlane, namespace: str
 ) -> None:
     for name in ("edit", "view"):
-        binding = ("rolebinding", name, f"--clusterrole={name}", f"--user={name}er", "--namespace", namespace)
+        binding = ("rolebinding", name, f"--clusterrole={name}", f"--user={namespace}-{name}", "--namespace", namespace)
         control_plane.kubectl("create", *binding)
-    editor, viewer = (Api(control_plane.kubeconfig_for(name)) for name in ("editer", "viewer"))
-    ours = {grant for grant in served(control_plane.api) if grant.group == "selfevolution.io"}
-    kinds = ("evolutionruns", "evolutionruntimes", "clusterevolutionruntimes")
-    read = {Grant(verb, "selfevolution.io", kind) for verb in ("get", "list", "watch") for kind in kinds}
+    editor, viewer = (Api(control_plane.kubeconfig_for(f"{namespace}-{name}")) for name in ("edit", "view"))
+    ours = {
+        grant for grant in served(control_plane.api) if grant.resource.startswith(("evolutionrun", "evolutionruntime"))
+    }
+    read = {
+        Grant(verb, "selfevolution.io", kind)
+        for verb in ("get", "list", "watch")
+        for kind in ("evolutionruns", "evolutionruntimes")
+    }
     write = {
         Grant(verb, "selfevolution.io", "evolutionruns")
         for verb in ("create", "update", "patch", "delete", "deletecollection")
     }
-    # Roles are put together by a controller.
-    eventually(lambda: may(editor, Grant("create", "selfevolution.io", "evolutionruns"), namespace))
+    # A controller puts these roles together.
     eventually(lambda: allowed(viewer, ours, namespace) == read, "what a viewer may do")
     eventually(lambda: allowed(editor, ours, namespace) == read | write, "what an editor may do")
+    assert not may(editor, CLUSTER_RUNTIMES, "")
+    everywhere = ("--clusterrole=evolution-cluster-runtimes", f"--user={namespace}-edit")
+    control_plane.kubectl("create", "clusterrolebinding", namespace, *everywhere)
+    eventually(lambda: editor.get(object_path("clusterevolutionruntimes", group=GROUP))["items"])
 
 
 class Runs:
@@ -340,6 +353,16 @@ def spec(name: str) -> Json:
     return {**MINIMAL, "rounds": 2, "model": {"uri": f"s3://models/{name}"}}
 
 
+def plain_pod() -> Json:
+    """One that nothing was thought of for."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "plain"},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "mine", "image": "mine"}]},
+    }
+
+
 def occupy(api: Api, namespace: str, name: str) -> None:
     """Somebody's Job, suspended, with the name that the first Job of a run will want."""
     stages = unfold(make_run(spec(name), name=name).spec, {}).stages
@@ -351,7 +374,7 @@ def occupy(api: Api, namespace: str, name: str) -> None:
         "metadata": {"name": f"{name}-prepare-model-{first.fingerprint[:8]}"},
         "spec": {
             "suspend": True,
-            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "mine", "image": "mine"}]}},
+            "template": {"spec": plain_pod()["spec"]},
         },
     }
     api.create(object_path("jobs", namespace=namespace, group="batch/v1"), body)
@@ -372,6 +395,3 @@ def environment(deployment: Json, objects: list[Json], namespace: str) -> dict[s
     own = {entry["name"]: entry.get("value", namespace) for entry in container["env"]}
     secret = {"AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "operator"}
     return {**configuration["data"], **secret, **own}
-
-
-RBAC = ("rbac.authorization.k8s.io", "clusterroles")
