@@ -180,17 +180,21 @@ class Worker:
         shard = pod.shard_index(order.shards)
         inputs = {name: _digest(todo, name, {}) for name in todo.inputs}
         doing = self._begin(order, todo, store, inputs, shard)
+        parts = Parts(doing.artifacts, doing.fingerprint, order.shards)
+        # The part before the stage: whoever commits the stage removes the parts, and none is done again for that.
+        part = parts.read(shard)
         if self._adopted(doing):
             return
         with doing.clock.loading():
             generate = generate_module()
-        parts = Parts(doing.artifacts, doing.fingerprint, order.shards)
-        if parts.read(shard) is None:
+        if part is None:
             parts.commit(shard, self._manifest(doing, lambda run: generate.run_part(run, shard, order.shards)))
         done = parts.all()
         if done is None:
-            # Others are at it still; or one of them has put all parts together and removed them.
-            print(f"{todo.id}: part {shard + 1} of {order.shards} is done", file=sys.stderr)  # noqa: T201
+            if standing := _standing(doing.artifacts, doing.fingerprint):
+                self.pipe.emit(Committed(stage=todo.id, manifest=standing, adopted=True))
+            else:
+                print(f"{todo.id}: part {shard + 1} of {order.shards} is done", file=sys.stderr)  # noqa: T201
             return
         merging = self._begin(order, todo, store, inputs, shard)
         try:
