@@ -7,7 +7,8 @@ from typing import TypeVar
 from controlplane.client import UNAVAILABLE, ApiError
 
 T = TypeVar("T")
-DEADLINE = 30.0
+DEADLINE = 60.0
+"""Seconds; a machine that is busy takes many times what an idle one does."""
 INTERVAL = 0.05
 
 
