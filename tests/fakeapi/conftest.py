@@ -19,6 +19,7 @@ from fakeapi.kubelet import Fate
 from fakeapi.server import FakeApi, Pace
 
 CONTRACT_PACE = Pace(bookmark=0.5)
+"""Fast, but for bookmarks: not so fast that they come before what a test does next."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class ObedientRuntime:
 @pytest.fixture(scope="session")
 def contract_plane(control_plane: ControlPlane) -> Iterator[tuple[ControlPlane, ObedientRuntime]]:
     control_plane.install_crds()
+    # A kind that is new is refused with 429 for a moment after it is established.
+    eventually(lambda: control_plane.api.get(object_path("evolutionruns", group="selfevolution.io/v1alpha1")))
     pods = Pods(Api(control_plane.kubeconfig))
     runtime = ObedientRuntime(pods)
     kubelet = Kubelet(pods, runtime, [Node("contract")])

@@ -246,12 +246,14 @@ def test_a_job_without_labels_gets_those_of_its_template(api: ApiServer) -> None
 
 def test_bookmarks_say_how_far_a_silent_watch_is(api: ApiServer) -> None:
     listed = api.client.page(RUNS, api.namespace)
-    other = api.client.create(RUNS, run(), api.namespace)
-    watch = since(api, listed, RUNS, labelSelector="no=such", allowWatchBookmarks="true", timeoutSeconds="4")
-    bookmarks = [body for type_, body in watch if type_ == "BOOKMARK"]
-    assert bookmarks
-    assert int(version(bookmarks[-1])) >= int(version(other))
-    assert set(bookmarks[-1]) == {"kind", "apiVersion", "metadata"}
+    api.client.create(RUNS, run(labels={"ours": "yes"}), api.namespace)
+    watch = since(api, listed, RUNS, labelSelector="ours=yes", allowWatchBookmarks="true", timeoutSeconds="4")
+    assert next(watch)[0] == "ADDED"
+    other = api.client.create(RUNS, run("other"), api.namespace)
+    type_, body = next(watch)
+    assert type_ == "BOOKMARK"
+    assert set(body) == {"kind", "apiVersion", "metadata"}
+    assert int(version(body)) >= int(version(other))
 
 
 def test_a_watch_from_a_forgotten_version_is_told_so(api: ApiServer) -> None:
@@ -326,7 +328,7 @@ def test_failures_that_are_ignored_do_not_count(api: ApiServer) -> None:
     api.fate(Fate(job="evicted", namespace=api.namespace, evicted=True))
     api.fate(Fate(job="no-store", namespace=api.namespace, exit_code=43))
     for name in ("evicted", "no-store"):
-        spec = {"podFailurePolicy": POLICY, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
+        spec: Body = {"podFailurePolicy": POLICY, "backoffLimit": 0, "podReplacementPolicy": "Failed"}
         api.client.create(JOBS, job(name, **spec), api.namespace)
     for name in ("evicted", "no-store"):
         done = api.client.until(JOBS, name, has("Complete"), api.namespace)

@@ -61,6 +61,8 @@ def test_a_crash_on_a_real_control_plane_changes_nothing(
     control_plane: ControlPlane, forks: ForkServer, tmp_path: Path
 ) -> None:
     control_plane.install_crds()
+    runtimes = object_path("clusterevolutionruntimes", group="selfevolution.io/v1alpha1")
+    eventually(lambda: control_plane.api.get(runtimes))
 
     def ready(namespace: str) -> None:
         eventually(lambda: control_plane.api.get(object_path("serviceaccounts", "default", namespace)))
