@@ -186,11 +186,19 @@ def test_an_order_ends_where_the_gate_decides_against_what_follows(shop: Worksho
         assert said.events[-1] == OrderDone()
         return list(said.committed)
 
-    assert done_under(Gate(on_regression="Stop", patience=0), best) == ["prepare-model", "evaluate"]
-    assert done_under(Gate(on_regression="Rollback", patience=0), best) == ["prepare-model", "evaluate"]
-    assert done_under(Gate(on_regression="Continue", patience=1), best) == ["prepare-model", "evaluate"]
-    assert done_under(Gate(on_regression="Continue", patience=2), best) == ["prepare-model", "evaluate", "later"]
-    assert done_under(Gate(on_regression="Stop", patience=1), Verdict()) == ["prepare-model", "evaluate", "later"]
+    assert done_under(Gate(min_delta=0.0, on_regression="Stop", patience=0), best) == ["prepare-model", "evaluate"]
+    assert done_under(Gate(min_delta=0.0, on_regression="Rollback", patience=0), best) == ["prepare-model", "evaluate"]
+    assert done_under(Gate(min_delta=0.0, on_regression="Continue", patience=1), best) == ["prepare-model", "evaluate"]
+    assert done_under(Gate(min_delta=0.0, on_regression="Continue", patience=2), best) == [
+        "prepare-model",
+        "evaluate",
+        "later",
+    ]
+    assert done_under(Gate(min_delta=0.0, on_regression="Stop", patience=1), Verdict()) == [
+        "prepare-model",
+        "evaluate",
+        "later",
+    ]
 
 
 def test_a_preempted_pod_leaves_within_seconds_and_says_why(shop: Workshop) -> None:
