@@ -7,31 +7,11 @@ from typing import Any
 import pytest
 from simulated import MINIMAL
 
+from fakeapi.bodies import POLICY, job, run
 from fakeapi.client import ApiError
 from fakeapi.conftest import ApiServer
 from fakeapi.kinds import JOBS, PODS, RUNS, Body
 from fakeapi.kubelet import Fate
-
-POLICY = {
-    "rules": [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": {"containerName": "worker", "operator": "In", "values": [43, 44]}},
-        {"action": "FailJob", "onExitCodes": {"containerName": "worker", "operator": "In", "values": [40, 41, 42]}},
-    ]
-}
-
-
-def run(name: str = "run", **metadata: Any) -> Body:
-    return {"metadata": {"name": name, **metadata}, "spec": dict(MINIMAL)}
-
-
-def job(name: str = "job", owner: Body | None = None, labels: dict[str, str] | None = None, **spec: Any) -> Body:
-    metadata: Body = {"name": name, "labels": labels or {}}
-    if owner:
-        reference = {"name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"], "controller": True}
-        metadata["ownerReferences"] = [{"apiVersion": owner["apiVersion"], "kind": owner["kind"], **reference}]
-    pod = {"restartPolicy": "Never", "containers": [{"name": "worker", "image": "worker"}]}
-    return {"metadata": metadata, "spec": {"template": {"metadata": {"labels": labels or {}}, "spec": pod}, **spec}}
 
 
 def conditions(body: Body) -> dict[str, str]:
