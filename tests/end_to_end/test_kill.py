@@ -1,5 +1,6 @@
 """Whatever is killed, whenever: the same command again ends with the same bytes, and does nothing twice."""
 
+import contextlib
 import json
 import random
 import time
@@ -46,42 +47,44 @@ def test_killed_at_twenty_random_moments_a_run_ends_as_if_undisturbed(
         place = Workplace(source, store=f"{tmp_path}/store-{store}")
         folder = tmp_path / f"store-{store}" / "default" / "stages"
         before: dict[str, bytes] = {}
-        while outcome_of(folder).keys() != expected.keys():
-            victim = dice.choice(["run", "worker"])
-            run = place.start("run")
-            if not _kill(run, victim, after=dice.uniform(0.2, seconds)):
-                assert run.wait(240) == 0
+        run, deaths = place.start("run"), 0
+        while run.poll() is None and sum(kills.values()) < MOMENTS:
+            # A run gives a stage up whose worker died three times.
+            victim = dice.choice(["run", "worker"]) if deaths < 2 else "run"
+            killed = _kill(run, victim, after=dice.uniform(0.2, seconds))
+            if killed is None:
                 break
-            kills[victim] += 1
-            if victim == "worker":
-                assert run.wait(240) == 0, "the run did not get over the death of its worker"
+            kills[killed] += 1
             after = {path.name: path.read_bytes() for path in folder.glob("*.json")} if folder.exists() else {}
             assert before.items() <= after.items(), "a finished stage was committed again"
             before = after
+            deaths += 1
+            if killed == "run":
+                run, deaths = place.start("run"), 0
+        assert run.wait(240) == 0, "the run did not get over the death of its worker"
         assert outcome_of(folder) == outcome(expected)
     assert min(kills.values()) > 3
 
 
-def _kill(run: Any, victim: str, after: float) -> bool:
-    """SIGKILL the run or its worker once that many seconds have gone; False if there was nothing left to kill."""
+def _kill(run: Any, victim: str, after: float) -> str | None:
+    """SIGKILL the run or its worker once that many seconds have gone, or the run if there is no worker just then: what
+    was killed; None if the run had ended.
+    """
     process = psutil.Process(run.pid)
     try:
         process.wait(after)
     except psutil.TimeoutExpired:
         pass
     else:
-        return False
-    if victim == "run":
-        run.kill()
-        run.wait()
-        return True
-    try:
-        workers = process.children()
-        if workers:
+        return None
+    workers = process.children() if victim == "worker" else []
+    if workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
             workers[0].kill()
-        return bool(workers)
-    except psutil.NoSuchProcess:
-        return False
+            return "worker"
+    run.kill()
+    run.wait()
+    return "run"
 
 
 def outcome_of(folder: Path) -> dict[str, Any]:
