@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,8 +38,12 @@ class Memory:
     """Fingerprint of the stage that a Job is doing, by its name."""
     unmendable: set[str] = field(default_factory=set)
     """Jobs that failed because of an artifact which none of the run's stages made."""
-    written: frozenset[str] | None = None
+    written: frozenset[str] = frozenset()
     """Stages that the history object in the store tells of."""
+    written_state: str = ""
+    """State of the run that it tells of; empty if there is none."""
+    written_at: datetime | None = None
+    """When this process last wrote it."""
 
 
 class Knowledge:
@@ -60,7 +65,10 @@ class Knowledge:
     async def recall(self, namespace: str, run_id: str, uid: str) -> Memory:
         """What the run's history object remembers; an empty memory if there is none."""
         history = await self._ask(read_history, self._of(namespace).store, run_id)
-        return Memory(uid, dict(history.manifests) if history else {})
+        if history is None:
+            return Memory(uid)
+        stages = frozenset(history.stages.values())
+        return Memory(uid, dict(history.manifests), written=stages, written_state=history.status.state)
 
     async def manifests(self, namespace: str, fingerprints: Iterable[str]) -> dict[str, Manifest | None]:
         """The manifests of finished stages, in short; None for stages that are not done.

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -54,12 +55,25 @@ AGAIN_SECONDS = 30.0
 STORE_SECONDS = 5.0
 """Pause while the store cannot be asked."""
 SETTLE_SECONDS = 2.0
+HISTORY_SECONDS = 30.0
+"""Pause between two writings of a run's history while its state stays: what an operator that dies meanwhile did not
+write, the next one reads stage by stage."""
 
 log = logging.getLogger("evolution_operator.reconcile")
 
 
 class ForeignJob(Exception):
     """A Job of somebody else has the name that one of ours needs."""
+
+
+class Hindered(Exception):
+    """Nothing can be done for a run, and why."""
+
+    def __init__(self, wait: Wait, seconds: float) -> None:
+        super().__init__(wait.message)
+        self.wait = wait
+        self.seconds = seconds
+        """Pause before the next attempt."""
 
 
 @dataclass(frozen=True)
@@ -136,14 +150,11 @@ class Reconciler:
             return await self._advance(subject, seen)
         except Conflict:
             return 0.0  # the run changed meanwhile; its newest version is in the cache
-        except StoreError as error:
-            refused = isinstance(error, StoreRefused)
-            wait = Wait(
-                "Blocked" if refused else "Retrying", "StoreRefused" if refused else "StoreUnavailable", str(error)
-            )
-            log.warning("%s/%s: %s", key.namespace, key.name, error)
-            await self._write_status(record, body, hindered_status(seen, wait))
-            return AGAIN_SECONDS if refused else STORE_SECONDS
+        except (StoreError, Hindered) as error:
+            hindered = error if isinstance(error, Hindered) else _hindered_by_store(error)
+            log.warning("%s/%s: %s", key.namespace, key.name, hindered)
+            await self._write_status(record, body, hindered_status(seen, hindered.wait))
+            return hindered.seconds
 
     def _settled(self, record: RunRecord, body: dict[str, Any], previous: EvolutionRunStatus) -> bool:
         """Complete or failed for good, with nothing changed since: not even the store needs to be asked."""
@@ -206,12 +217,15 @@ class Reconciler:
         ref = run.spec.runtime_ref
         record = self._cache.runtime(ref.kind, run.metadata.namespace, ref.name)
         if record is None:
-            where = f" in namespace {run.metadata.namespace}" if ref.kind == "EvolutionRuntime" else ""
-            return Wait(
-                "Blocked", "RuntimeNotFound", f"spec.runtimeRef: there is no {ref.kind} named {ref.name!r}{where}"
-            )
+            message = f"spec.runtimeRef: there is no {ref.kind} named {ref.name!r}"
+            if ref.kind == "EvolutionRuntime":
+                message += f" in namespace {run.metadata.namespace}"
+            elif self._settings.namespaces:
+                message += ", or this operator, which looks after single namespaces, may not read it; "
+                message += "an EvolutionRuntime in the run's namespace always serves"
+            return Wait("Blocked", "RuntimeNotFound", message)
         try:
-            return runtime_from_object(json.loads(record.body))
+            return _runtime(record.body)
         except InvalidRun as error:
             return Wait("Blocked", "RuntimeInvalid", f"{ref.kind} {ref.name!r} cannot be used: {error}")
 
@@ -289,7 +303,11 @@ class Reconciler:
         job = self._cache.job(key.namespace, name)
         if job is None or job.deleting:
             return
-        await self._gateway.delete(JOBS, key.namespace, name, job.uid)
+        try:
+            await self._gateway.delete(JOBS, key.namespace, name, job.uid)
+        except (Forbidden, Invalid) as error:
+            wait = Wait("Blocked", "JobNotDeleted", f"Job {name} cannot be deleted: {error}")
+            raise Hindered(wait, AGAIN_SECONDS) from error
         self._cache.mark_deleting(key.namespace, name, job.uid)
         log.info("%s/%s: deleted Job %s", key.namespace, key.name, name)
 
@@ -298,8 +316,11 @@ class Reconciler:
         idle = seconds(runtime.spec.deadlines.idle)
         jobs, pods = self._cache.jobs(subject.key), self._cache.pods(subject.key)
         for pod in hung_pods(jobs, pods, subject.memory.progress, self._now(), idle):
-            await self._gateway.delete(PODS, subject.key.namespace, pod.name, pod.uid)
             message = f"pod {pod.name} reported no progress for {runtime.spec.deadlines.idle}; it is replaced"
+            try:
+                await self._gateway.delete(PODS, subject.key.namespace, pod.name, pod.uid)
+            except (Forbidden, Invalid) as error:
+                message = f"{message.removesuffix('it is replaced')}it cannot be replaced: {error}"
             await self._tell(subject.record, RunEvent("Warning", "WorkerHangs", message))
 
     async def _start(self, subject: Subject, runtime: EvolutionRuntime, plan: Plan) -> tuple[bool, Wait | None]:
@@ -393,13 +414,27 @@ class Reconciler:
 
     async def _write_history(self, subject: Subject, plan: Plan, jobs: Situation) -> None:
         assert plan.graph is not None
+        memory, state, now = subject.memory, plan.status.state, self._now()
         done = frozenset(s.fingerprint for s in plan.graph.stages if s.done and s.fingerprint)
-        told = done | {plan.status.state}
-        if subject.memory.written == told:
-            return
-        used = _gpu_seconds(subject.memory, subject.id)
+        if state == memory.written_state:
+            early = memory.written_at and (now - memory.written_at).total_seconds() < HISTORY_SECONDS
+            if early or done == memory.written:
+                return
+        used = _gpu_seconds(memory, subject.id)
         await self._knowledge.write_history(subject.run, subject.id, plan.graph, plan.status, jobs.failures, used)
-        subject.memory.written = told
+        memory.written, memory.written_state, memory.written_at = done, state, now
+
+
+@lru_cache(maxsize=256)
+def _runtime(body: bytes) -> EvolutionRuntime:
+    """Runtimes are few, and asked for whenever a run is looked at."""
+    return runtime_from_object(json.loads(body))
+
+
+def _hindered_by_store(error: StoreError) -> Hindered:
+    if isinstance(error, StoreRefused):
+        return Hindered(Wait("Blocked", "StoreRefused", str(error)), AGAIN_SECONDS)
+    return Hindered(Wait("Retrying", "StoreUnavailable", str(error)), STORE_SECONDS)
 
 
 def _status(body: dict[str, Any]) -> EvolutionRunStatus:
