@@ -1,0 +1,1 @@
+"""Benchmarks: run by hand and nightly, never judged by the tests."""

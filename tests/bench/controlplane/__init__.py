@@ -1,0 +1,1 @@
+"""What the operator costs on a real control plane, and what other controllers cost beside it."""
