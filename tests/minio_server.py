@@ -20,11 +20,15 @@ DEADLINE = 60.0
 """Seconds until the server must answer."""
 
 
-@dataclass(frozen=True)
 class MinioServer:
-    endpoint: str
-    """http://127.0.0.1:port."""
-    client: Minio
+    """Its data and log lie in `folder`; it can be stopped and started again at the same address."""
+
+    def __init__(self, binary: Path, folder: Path) -> None:
+        self._binary, self._folder = binary, folder
+        self._address, self._console = (f"127.0.0.1:{port}" for port in _free_ports())
+        self._process: subprocess.Popen[bytes] | None = None
+        self.endpoint = f"http://{self._address}"
+        self.client = Minio(self._address, ACCESS_KEY, SECRET_KEY, secure=False)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,6 +44,30 @@ class MinioServer:
         bucket = f"test-{uuid.uuid4().hex[:12]}"
         self.client.make_bucket(bucket)
         return bucket
+
+    def start(self) -> None:
+        """Raises TimeoutError, with the end of its log, if it does not answer."""
+        log = self._folder / "minio.log"
+        environment = {
+            **os.environ,
+            "MINIO_ROOT_USER": ACCESS_KEY,
+            "MINIO_ROOT_PASSWORD": SECRET_KEY,
+            "MINIO_BROWSER": "off",
+            "MINIO_UPDATE": "off",
+            "HOME": str(self._folder),
+        }
+        places = ["--address", self._address, "--console-address", self._console]
+        command = [str(self._binary), "server", str(self._folder / "data"), *places, "--quiet"]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        impatient = urllib3.PoolManager(timeout=2, retries=False)
+        client = Minio(self._address, ACCESS_KEY, SECRET_KEY, secure=False, http_client=impatient)
+        _wait(client, self._process, log)
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=30)
 
 
 @dataclass(frozen=True)
@@ -61,35 +89,12 @@ def minio_server(binary: Path, folder: Path) -> Iterator[MinioServer]:
     Raises:
         TimeoutError: it does not answer; the message ends with its log.
     """
-    address, console = (f"127.0.0.1:{port}" for port in _free_ports())
-    log = folder / "minio.log"
-    environment = {
-        **os.environ,
-        "MINIO_ROOT_USER": ACCESS_KEY,
-        "MINIO_ROOT_PASSWORD": SECRET_KEY,
-        "MINIO_BROWSER": "off",
-        "MINIO_UPDATE": "off",
-        "HOME": str(folder),
-    }
-    command = [
-        str(binary),
-        "server",
-        str(folder / "data"),
-        "--address",
-        address,
-        "--console-address",
-        console,
-        "--quiet",
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    server = MinioServer(binary, folder)
     try:
-        impatient = urllib3.PoolManager(timeout=2, retries=False)
-        _wait(Minio(address, ACCESS_KEY, SECRET_KEY, secure=False, http_client=impatient), process, log)
-        yield MinioServer(f"http://{address}", Minio(address, ACCESS_KEY, SECRET_KEY, secure=False))
+        server.start()
+        yield server
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        server.stop()
 
 
 def _wait(client: Minio, process: "subprocess.Popen[bytes]", log: Path) -> None:

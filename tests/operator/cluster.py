@@ -20,6 +20,8 @@ from evolution.store.artifacts import Artifacts
 GROUP = "selfevolution.io/v1alpha1"
 RETRY = "selfevolution.io/retry-requested-at"
 SECONDS = 30.0
+RUNTIME: Mapping[str, Any] = {"image": "registry.example/trainer:1"}
+"""Spec of a runtime."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster import GROUP, Cluster, Fates
+from cluster import GROUP, RUNTIME, Cluster, Fates
 from controlplane.client import ApiError, object_path
 from controlplane.kubelet import Node
 from controlplane.plane import ControlPlane
@@ -15,8 +15,6 @@ from operator_process import OperatorProcess, running_operator
 
 from evolution.store.artifacts import Artifacts
 from evolution.store.open import open_store
-
-RUNTIME = {"image": "registry.example/trainer:1", "deadlines": {"idle": "2s"}}
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,12 @@ def installation(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("installation")
     control_plane.install_crds()
     runtimes = object_path("clusterevolutionruntimes", group=GROUP)
-    runtime = {"apiVersion": GROUP, "kind": "ClusterEvolutionRuntime", "metadata": {"name": "default"}, "spec": RUNTIME}
+    runtime = {
+        "apiVersion": GROUP,
+        "kind": "ClusterEvolutionRuntime",
+        "metadata": {"name": "default"},
+        "spec": {**RUNTIME, "deadlines": {"idle": "2s"}},
+    }
     try:
         control_plane.api.create(runtimes, runtime)
     except ApiError as error:

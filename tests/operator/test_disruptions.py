@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import GROUP, HANG, Cluster, Fates, kstatus
-from conftest import RUNTIME
+from cluster import GROUP, HANG, RUNTIME, Cluster, Fates, kstatus
 from controlplane.client import object_path
 from controlplane.kubelet import Kubelet, Node
 from controlplane.plane import ControlPlane
 from controlplane.plane import control_plane as another_control_plane
 from controlplane.simulated_kubelet import simulated_kubelet
 from controlplane.waiting import eventually
+from minio_server import MinioServer
+from minio_server import minio_server as running_minio
 from operator_process import running_operator
+from tools.build import binary
 
 from evolution.store.artifacts import Artifacts
 from evolution.store.open import open_store
@@ -39,7 +41,7 @@ def furnished(plane: ControlPlane, namespace: str, store: str, folder: Path) -> 
         "apiVersion": GROUP,
         "kind": "EvolutionRuntime",
         "metadata": {"name": "default", "namespace": namespace},
-        "spec": RUNTIME | {"deadlines": {"idle": "1h"}},
+        "spec": RUNTIME,
     }
     plane.api.create(object_path("evolutionruntimes", namespace=namespace, group=GROUP), runtime)
     artifacts = Artifacts(open_store(f"{store}/{namespace}"), folder / "cache")
@@ -141,6 +143,40 @@ def test_a_new_cluster_with_the_old_store_does_no_stage_again(cluster: Cluster, 
             apply(other)
             other.until("Complete: *", seconds=10)
         assert other.jobs() == {}
+
+
+@pytest.mark.minio
+def test_a_store_that_is_away_is_named_and_waited_for(
+    control_plane: ControlPlane,
+    namespace: str,
+    minio_server: MinioServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del minio_server  # tells that there is the program; this one is for stopping
+    with running_minio(binary("minio"), tmp_path) as minio:
+        for name, value in minio.environment.items():
+            monkeypatch.setenv(name, value)
+        store = f"s3://{minio.new_bucket()}"
+        cluster = furnished(control_plane, namespace, store, tmp_path)
+        node = Node(f"simulated-{namespace}", gpus=64, cpu="1000", memory="4Ti", pods=1000)
+        with (
+            simulated_kubelet(
+                control_plane.kubeconfig, tmp_path / "nodes", [node], outcome=cluster.fates.decide
+            ) as kubelet,
+            running_operator(control_plane.kubeconfig, store, tmp_path, "--namespace", namespace) as operator,
+        ):
+            cluster.fates.next(namespace, "r1-train", HANG)
+            apply(cluster)
+            job = cluster.until_running("r1-train")
+            minio.stop()
+            cluster.kubectl("delete", "job", job["metadata"]["name"], "--wait=false")
+            cluster.until("*: StoreUnavailable", seconds=60)
+            assert minio.endpoint.removeprefix("http://") in cluster.condition("Progressing")["message"]
+            minio.start()
+            cluster.until("Complete: *", seconds=60)
+            assert "Traceback" not in operator.said
+        kubelet.unregister()
 
 
 @pytest.mark.usefixtures("nodes")
