@@ -12,7 +12,7 @@ from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.chat import ChatFormat
 from evolution_trainer.failure import StageFailed
-from evolution_trainer.lean import import_transformers
+from evolution_trainer.libraries import import_transformers
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ from evolution.store.sources import SourceUnusable
 from evolution_trainer import pod
 from evolution_trainer.channel import EventPipe, OrderPipe, ProgressReporter
 from evolution_trainer.failure import StageFailed
-from evolution_trainer.lean import import_transformers
+from evolution_trainer.libraries import import_transformers
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted, raise_on_signals
 from evolution_trainer.scratch import Scratch
