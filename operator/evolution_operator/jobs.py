@@ -9,7 +9,7 @@ from evolution.plan.dispatch import Batch, joint_recipe
 from evolution.plan.order import Order
 from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode
-from evolution_operator.records import FINGERPRINT, MANAGED_BY, OPERATOR, QUEUE_LABEL, RECIPE, RUN_LABEL, STAGES
+from evolution_operator.records import FINGERPRINT, MANAGED_BY, OPERATOR, QUEUE_LABEL, RECIPE, RUN_LABEL, SHARDS, STAGES
 
 LONGEST_NAME = 63
 COMMAND = "evolution-worker"
@@ -62,6 +62,8 @@ def build_job(
     annotations = {FINGERPRINT: batch.fingerprint, STAGES: ",".join(stage.id for stage in stages)}
     if batch.execution != "Stage":
         annotations[RECIPE] = joint_recipe(stages)
+    if order.shards > 1:
+        annotations[SHARDS] = str(order.shards)
     queue = meta.labels.get(QUEUE_LABEL) or runtime.queue_name
     job: dict[str, Any] = {
         "apiVersion": "batch/v1",

@@ -16,6 +16,7 @@ from evolution.plan.manifest import Artifact, Manifest
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
+from evolution.store.base import ObjectStore
 from evolution.store.history import read_history, write_history
 from evolution.store.open import open_store
 
@@ -80,12 +81,15 @@ class Knowledge:
         found = await asyncio.gather(*(self._ask(_look_up, self._of(namespace), name) for name in names))
         return dict(zip(names, found, strict=True))
 
-    async def progress(self, namespace: str, run_id: str, fingerprints: Mapping[str, str]) -> dict[str, Progress]:
-        """What workers last reported about stages, by the keys of `fingerprints`; silent ones are left out."""
+    async def progress(self, namespace: str, run_id: str, stages: Mapping[str, tuple[str, int]]) -> dict[str, Progress]:
+        """What workers last reported about stages; silent ones are left out.
+
+        `stages` and the answer are by name of the Job; a stage is its fingerprint and the number of its workers.
+        """
         store = self._of(namespace).store
-        reads = (self._ask(store.read, keys.progress(run_id, name)) for name in fingerprints.values())
-        found = zip(fingerprints, await asyncio.gather(*reads), strict=True)
-        return {job: Progress.model_validate_json(data) for job, data in found if data}
+        names = list(stages)
+        found = await asyncio.gather(*(self._ask(_progress, store, run_id, *stages[name]) for name in names))
+        return {name: progress for name, progress in zip(names, found, strict=True) if progress}
 
     async def discard_damaged(self, namespace: str, digest: str, manifests: Iterable[Manifest]) -> list[str]:
         """Forget the stages among `manifests` that made the missing or damaged blob `digest`: their fingerprints."""
@@ -129,6 +133,26 @@ def _look_up(artifacts: Artifacts, fingerprint: str) -> Manifest | None:
         return None
     # Parameters, inputs and versions are for people; a thousand runs need not hold them in memory.
     return manifest and manifest.model_copy(update={"parameters": {}, "inputs": {}, "versions": {}})
+
+
+def _progress(store: ObjectStore, run_id: str, fingerprint: str, shards: int) -> Progress | None:
+    """Of all workers of a stage together: a share that has not reported yet is taken to be as large as the others."""
+    indices = range(shards) if shards > 1 else [None]
+    read = (store.read(keys.progress(run_id, fingerprint, index)) for index in indices)
+    reports = [Progress.model_validate_json(data) for data in read if data]
+    if not reports:
+        return None
+    newest = max(reports, key=lambda report: report.updated_at)
+    same = [report for report in reports if report.phase == newest.phase]
+    return newest.model_copy(
+        update={
+            "fingerprint": fingerprint,
+            "done": sum(report.done for report in same),
+            "total": sum(report.total for report in same) * shards // len(same),
+            "rate": sum(report.rate for report in same),
+            "eta_seconds": max((r.eta_seconds for r in same if r.eta_seconds is not None), default=None),
+        }
+    )
 
 
 def _discard_damaged(artifacts: Artifacts, digest: str, manifests: list[Manifest]) -> list[str]:

@@ -234,7 +234,7 @@ class Reconciler:
         running = {pod.job for pod in self._cache.pods(subject.key) if pod.phase == "Running"}
         jobs = {job.name: job for job in self._cache.jobs(subject.key) if job.name in running}
         at_work = subject.memory.at_work
-        stages = {name: at_work.get(name) or job.fingerprint for name, job in jobs.items()}
+        stages = {name: (at_work.get(name) or job.fingerprint, job.shards) for name, job in jobs.items()}
         subject.memory.progress = await self._knowledge.progress(subject.key.namespace, subject.id, stages)
 
     async def _decide(self, subject: Subject, seen: Observation) -> tuple[Plan, Situation]:

@@ -21,6 +21,8 @@ STAGES = "selfevolution.io/stages"
 """Annotation of Jobs: ids of the order's stages, separated by commas."""
 RECIPE = "selfevolution.io/recipe"
 """Annotation of Jobs whose order has several stages: their joint recipe."""
+SHARDS = "selfevolution.io/shards"
+"""Annotation of Jobs whose stage is shared: the number of workers."""
 RETRY_REQUESTED = "selfevolution.io/retry-requested-at"
 """Annotation of runs: a new value asks for what failed to be tried again."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -74,6 +76,8 @@ class JobRecord:
     fingerprint: str
     stages: tuple[str, ...]
     recipe: str
+    shards: int
+    """Workers that share its stage; 1 for a Job that is not shared."""
     state: JobState
     deleting: bool
     reason: str

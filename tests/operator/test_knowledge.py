@@ -1,0 +1,54 @@
+"""What the operator asks the store for."""
+
+import asyncio
+from pathlib import Path
+
+from evolution.plan.worker import Progress
+from evolution.store import keys
+from evolution.store.folder import FolderStore
+from evolution_operator.knowledge import Knowledge
+
+STAGE = "a" * 64
+RUN = "demo-0ff0e7b6"
+
+
+def report(store: FolderStore, done: int, total: int, *, shard: int | None = None, eta: float = 1.0) -> None:
+    said = Progress(
+        stage="r1-generate",
+        fingerprint=STAGE,
+        phase="questions",
+        done=done,
+        total=total,
+        eta_seconds=eta,
+        updated_at=f"2026-11-01T12:00:0{shard or 0}.000Z",
+    )
+    store.write(keys.progress(RUN, STAGE, shard), said.to_json())
+
+
+def asked(folder: Path, shards: int) -> Progress | None:
+    knowledge = Knowledge(folder.as_uri(), folder / "cache")
+    try:
+        return asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
+    finally:
+        knowledge.close()
+
+
+def test_a_silent_worker_has_no_progress(tmp_path: Path) -> None:
+    assert asked(tmp_path, 1) is None
+    assert asked(tmp_path, 3) is None
+
+
+def test_progress_of_one_worker_is_what_it_said(tmp_path: Path) -> None:
+    report(FolderStore(tmp_path / "default"), 3, 10)
+    found = asked(tmp_path, 1)
+    assert found is not None
+    assert (found.done, found.total, found.fingerprint) == (3, 10, STAGE)
+
+
+def test_progress_of_workers_that_share_a_stage_is_added_up(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "default")
+    report(store, 5, 10, shard=0, eta=2.0)
+    report(store, 1, 10, shard=2, eta=9.0)
+    found = asked(tmp_path, 3)
+    assert found is not None
+    assert (found.done, found.total, found.eta_seconds) == (6, 30, 9.0)
