@@ -20,6 +20,8 @@ from evolution.store.artifacts import Artifacts
 GROUP = "selfevolution.io/v1alpha1"
 RETRY = "selfevolution.io/retry-requested-at"
 SECONDS = 30.0
+COLLECTED_SECONDS = 75.0
+"""The garbage collector looks for new kinds of owners twice a minute."""
 RUNTIME: Mapping[str, Any] = {"image": "registry.example/trainer:1"}
 """Spec of a runtime."""
 
@@ -148,8 +150,8 @@ class Cluster:
             return error.code == 404
         return False
 
-    def wait(self, holds: Callable[[], object], what: str = "") -> None:
-        eventually(holds, what, seconds=SECONDS)
+    def wait(self, holds: Callable[[], object], what: str = "", *, seconds: float = SECONDS) -> None:
+        eventually(holds, what, seconds=seconds)
 
     def _run(self, name: str) -> str:
         return object_path("evolutionruns", name, self.namespace, GROUP)

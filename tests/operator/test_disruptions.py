@@ -186,8 +186,10 @@ def test_an_idle_operator_writes_nothing(cluster: Cluster, store: str, tmp_path:
         apply(cluster)
         done = cluster.until("Complete: *")["metadata"]["resourceVersion"]
         cluster.fates.next(cluster.namespace, "r1-train", HANG)
-        cluster.apply("hanging", {"runtimeRef": {"kind": "EvolutionRuntime"}, "seed": 5})
+        only_training = {"selection": {"strategy": "None"}, "seed": 5}  # nothing beside the worker that hangs
+        cluster.apply("hanging", {"runtimeRef": {"kind": "EvolutionRuntime"}, **only_training})
         cluster.until_running("r1-train", "hanging")
+        cluster.wait(lambda: [c["stage"] for c in cluster.run("hanging")["status"]["current"]] == ["Train"])
         lists, writes = requests(cluster, "LIST"), requests(cluster, "PATCH") + requests(cluster, "POST")
         versions = done, cluster.run("hanging")["metadata"]["resourceVersion"]
         eventually(lambda: requests(cluster, "LIST") > lists + 2, "more looks at the cluster")

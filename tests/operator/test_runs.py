@@ -6,7 +6,7 @@ Workers are simulated: they commit what they are told to at once, or fail as a t
 import json
 
 import pytest
-from cluster import GROUP, HANG, Cluster, failed, kstatus
+from cluster import COLLECTED_SECONDS, GROUP, HANG, Cluster, failed, kstatus
 from controlplane.client import object_path
 from controlplane.waiting import eventually
 
@@ -37,7 +37,7 @@ def test_a_run_that_is_deleted_and_applied_again_costs_nothing(cluster: Cluster)
     cluster.apply()
     cluster.until("Complete: *")
     cluster.delete()
-    cluster.wait(lambda: not cluster.jobs(), "the Jobs being collected")
+    cluster.wait(lambda: not cluster.jobs(), "the Jobs being collected", seconds=COLLECTED_SECONDS)
     ran = len(cluster.fates.seen)
     cluster.apply()
     cluster.until("Complete: *", seconds=10)
@@ -50,7 +50,7 @@ def test_deleting_a_run_ends_its_workers(cluster: Cluster) -> None:
     cluster.apply()
     cluster.until_running("r1-train")
     cluster.delete()
-    cluster.wait(lambda: not cluster.jobs() and not cluster.pods(), "Jobs and pods being collected")
+    cluster.wait(lambda: not cluster.jobs() and not cluster.pods(), "Jobs and pods gone", seconds=COLLECTED_SECONDS)
 
 
 def test_an_edit_stops_what_it_makes_pointless_and_keeps_the_rest(cluster: Cluster) -> None:

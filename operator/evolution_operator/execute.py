@@ -1,0 +1,163 @@
+"""Carrying a decision out on the Jobs of a run. Every step may have been done before."""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from evolution.api.runtime import EvolutionRuntime, seconds
+from evolution.decide import Plan, RunEvent
+from evolution.observation import Wait
+from evolution.plan.dispatch import Batch, batches, make_order
+from evolution_operator.cache import Cache
+from evolution_operator.gateway import JOBS, PODS, AlreadyExists, Forbidden, Gateway, Invalid
+from evolution_operator.jobs import build_job
+from evolution_operator.knowledge import Knowledge
+from evolution_operator.observe import Situation, hung_pods
+from evolution_operator.parse import job_record
+from evolution_operator.records import RunKey
+from evolution_operator.report import Reporter
+from evolution_operator.subject import Hindered, Subject
+
+AGAIN_SECONDS = 30.0
+"""Pause before something is tried again that somebody else has to mend, or may have."""
+
+log = logging.getLogger(__name__)
+
+
+class ForeignJob(Exception):
+    """A Job of somebody else has the name that one of ours needs."""
+
+
+class Executor:
+    def __init__(
+        self,
+        gateway: Gateway,
+        cache: Cache,
+        knowledge: Knowledge,
+        reporter: Reporter,
+        environment: Mapping[str, str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`environment` is what every worker of this installation is told about the store."""
+        self._gateway = gateway
+        self._cache = cache
+        self._knowledge = knowledge
+        self._reporter = reporter
+        self._environment = environment
+        self._now = clock
+
+    async def mend(self, subject: Subject, jobs: Situation) -> bool:
+        """Have damaged and vanished artifacts made again; whether anything changed."""
+        memory, key = subject.memory, subject.key
+        for name, digest in jobs.damaged.items():
+            forgotten = await self._knowledge.discard_damaged(key.namespace, digest, memory.manifests.values())
+            if not forgotten:
+                memory.unmendable.add(name)
+                continue
+            for fingerprint in forgotten:
+                memory.manifests.pop(fingerprint, None)
+            await self._reporter.tell(
+                subject.record,
+                RunEvent(
+                    "Warning", "ArtifactDamaged", f"{name}: blob {digest} is missing or damaged; it is made again"
+                ),
+            )
+            await self._delete_job(key, name)
+        for job in jobs.vanished:
+            await self._reporter.tell(
+                subject.record,
+                RunEvent(
+                    "Warning", "ArtifactVanished", f"{job.name} ended well, but its manifest is gone; it runs again"
+                ),
+            )
+            await self._delete_job(key, job.name)
+        return bool(jobs.damaged or jobs.vanished)
+
+    async def stop(self, subject: Subject, plan: Plan) -> bool:
+        """Delete Jobs that are no longer wanted, and failed ones that are to be tried again."""
+        names = list(plan.stop)
+        names += [
+            job.name
+            for job in self._cache.jobs(subject.key)
+            if job.state == "Failed" and job.fingerprint in plan.again and job.name not in names
+        ]
+        for name in names:
+            await self._delete_job(subject.key, name)
+        return bool(names)
+
+    async def _delete_job(self, key: RunKey, name: str) -> None:
+        job = self._cache.job(key.namespace, name)
+        if job is None or job.deleting:
+            return
+        try:
+            await self._gateway.delete(JOBS, key.namespace, name, job.uid)
+        except (Forbidden, Invalid) as error:
+            wait = Wait("Blocked", "JobNotDeleted", f"Job {name} cannot be deleted: {error}")
+            raise Hindered(wait, AGAIN_SECONDS) from error
+        self._cache.mark_deleting(key.namespace, name, job.uid)
+        log.info("%s/%s: deleted Job %s", key.namespace, key.name, name)
+
+    async def replace_hung(self, subject: Subject, runtime: EvolutionRuntime) -> None:
+        """Delete pods whose worker hangs; their Job makes another one, and counts an attempt."""
+        idle = seconds(runtime.spec.deadlines.idle)
+        jobs, pods = self._cache.jobs(subject.key), self._cache.pods(subject.key)
+        for pod in hung_pods(jobs, pods, subject.memory.progress, self._now(), idle):
+            message = f"pod {pod.name} reported no progress for {runtime.spec.deadlines.idle}; it is replaced"
+            try:
+                await self._gateway.delete(PODS, subject.key.namespace, pod.name, pod.uid)
+            except (Forbidden, Invalid) as error:
+                message = f"{message.removesuffix('it is replaced')}it cannot be replaced: {error}"
+            await self._reporter.tell(subject.record, RunEvent("Warning", "WorkerHangs", message))
+
+    async def start(self, subject: Subject, runtime: EvolutionRuntime, plan: Plan) -> tuple[bool, Wait | None]:
+        """Create the Jobs of the plan: whether there are new ones, and what kept others from being created."""
+        assert plan.graph is not None
+        created = False
+        for batch in batches(plan.graph, plan.start, runtime.spec.execution, plan.taken):
+            try:
+                await self._create_job(subject, runtime, plan, batch)
+                created = True
+            except ForeignJob as error:
+                return created, Wait("Blocked", "JobNameTaken", str(error))
+            except (Forbidden, Invalid) as error:
+                return created, Wait("Blocked", "JobRefused", f"{batch.first.id}: {error}")
+        return created, None
+
+    async def _create_job(self, subject: Subject, runtime: EvolutionRuntime, plan: Plan, batch: Batch) -> None:
+        assert plan.graph is not None
+        key = subject.key
+        order = make_order(
+            subject.run,
+            subject.id,
+            self._knowledge.location(key.namespace),
+            plan.graph,
+            batch,
+            shards=runtime.spec.shards,
+        )
+        body = build_job(subject.run, subject.record.uid, runtime.spec, batch, order, self._environment)
+        name = body["metadata"]["name"]
+        try:
+            made = await self._gateway.create(JOBS, key.namespace, body)
+        except AlreadyExists:
+            found = await self._gateway.get(JOBS, key.namespace, name)
+            if found is None:
+                return  # gone meanwhile: its DELETED event brings us back
+            standing = job_record(found)
+            if standing.owner_uid != subject.record.uid and standing.run != key:
+                raise ForeignJob(
+                    f"Job {name} is not this run's; it is in the way until somebody deletes it: "
+                    f"kubectl -n {key.namespace} delete job {name}"
+                ) from None
+            # Of an earlier run of that name: the garbage collector removes it, and its DELETED event brings us back.
+            self._cache.upsert(standing)
+            if standing.owner_uid == subject.record.uid and standing.state in ("Complete", "Failed"):
+                await self._delete_job(key, name)
+            return
+        self._cache.upsert(job_record(made))
+        log.info("%s/%s: created Job %s", key.namespace, key.name, name)
+
+    def release(self, subject: Subject) -> None:
+        """Pods of Jobs whose stages are done have nothing more to tell."""
+        for job in self._cache.jobs(subject.key):
+            if job.state == "Complete" and (job.recipe or job.fingerprint in subject.memory.manifests):
+                self._cache.settle(subject.key.namespace, job.name)
