@@ -16,12 +16,14 @@ from evolution.plan.manifest import Artifact, Manifest
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
-from evolution.store.base import ObjectStore
+from evolution.store.base import ObjectStore, StoreUnavailable
 from evolution.store.history import read_history, write_history
 from evolution.store.open import open_store
 
 T = TypeVar("T")
 THREADS = 16
+ANSWER_SECONDS = 15.0
+"""A store that is silent for so long is taken to be away; all that is asked for here is small."""
 REMEMBERED_STAGES = 500
 """Stages whose manifests the history object holds, the newest; older ones are read one by one after a restart."""
 
@@ -50,8 +52,9 @@ class Memory:
 class Knowledge:
     """The store of one installation; every namespace has a prefix of its own in it."""
 
-    def __init__(self, store: str, cache: Path) -> None:
+    def __init__(self, store: str, cache: Path, *, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._store = store.rstrip("/")
+        self._answer_seconds = answer_seconds
         self._cache = cache
         self._artifacts: dict[str, Artifacts] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
@@ -122,7 +125,13 @@ class Knowledge:
         return self._artifacts[namespace]
 
     async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: question(*arguments))
+        asked = asyncio.get_running_loop().run_in_executor(self._threads, lambda: question(*arguments))
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await asked
+        except TimeoutError:
+            message = f"the store at {self._store} has not answered for {self._answer_seconds:g} s"
+            raise StoreUnavailable(message) from None
 
 
 def _look_up(artifacts: Artifacts, fingerprint: str) -> Manifest | None:

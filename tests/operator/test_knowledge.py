@@ -1,10 +1,14 @@
 """What the operator asks the store for."""
 
 import asyncio
+import socket
 from pathlib import Path
+
+import pytest
 
 from evolution.plan.worker import Progress
 from evolution.store import keys
+from evolution.store.base import StoreUnavailable
 from evolution.store.folder import FolderStore
 from evolution_operator.knowledge import Knowledge
 
@@ -30,6 +34,17 @@ def asked(folder: Path, shards: int) -> Progress | None:
     try:
         return asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
     finally:
+        knowledge.close()
+
+
+def test_a_store_that_does_not_answer_is_away_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("EVOLUTION_S3_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        knowledge = Knowledge("s3://bucket/prefix", tmp_path, answer_seconds=0.2)
+        with pytest.raises(StoreUnavailable, match=r"s3://bucket/prefix has not answered for 0\.2 s"):
+            asyncio.run(knowledge.manifests("default", [STAGE]))
         knowledge.close()
 
 

@@ -155,7 +155,7 @@ def test_a_damaged_part_is_reported_and_done_again(shop: Workshop, all_parts: Or
     blob.chmod(0o644)
     blob.write_bytes(b"")
     said = shop.pod(all_parts, EVOLUTION_SHARD_INDEX="1")
-    assert (said.code, said.failed.reason) == (41, "ArtifactDamaged")
+    assert (said.code, said.failed.reason) == (43, "PartDamaged")
     assert [parts.read(shard) is not None for shard in range(SHARDS)] == [False, True, True]
     assert shop.pod(all_parts, EVOLUTION_SHARD_INDEX="0").committed.keys() == {"generate"}
 

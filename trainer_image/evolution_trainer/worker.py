@@ -201,9 +201,12 @@ class Worker:
             merged = self._manifest(
                 merging, lambda run: generate.merge(run, [generate.fetched(run, part.outputs) for part in done])
             )
-        except ArtifactDamaged:
-            parts.discard_damaged()
-            raise
+        except ArtifactDamaged as damage:
+            if not parts.discard_damaged():
+                raise
+            # Retried, not counted: nothing is wrong but what has just been removed.
+            message = f"{damage}; that part is done again"
+            raise StageFailed("PartDamaged", message, ExitCode.STORE_UNAVAILABLE) from damage
         self._commit(
             merging, merged.model_copy(update={"timings": summed([*(p.timings for p in done), merged.timings])})
         )
