@@ -3,14 +3,15 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from controlplane.client import Json
-from controlplane.plane import ADMINISTRATORS, ControlPlane, control_plane
+from controlplane.plane import ADMINISTRATORS, Component, ControlPlane
+from controlplane.processes import Server
 
 USER = "measured"
 """Whom a measured controller is."""
@@ -27,6 +28,8 @@ POLICY = {
 class Request:
     kind: str
     """Verb and resource, such as `patch evolutionruns/status`; a watch is told of when it ends."""
+    name: str
+    """Of the object."""
     received: float
     """Seconds since the epoch, exact to a microsecond."""
 
@@ -86,16 +89,29 @@ def _request(entry: Json) -> Request:
     target = entry.get("objectRef", {})
     names = [target.get("resource", entry["requestURI"].partition("?")[0]), target.get("subresource")]
     received = datetime.fromisoformat(entry["requestReceivedTimestamp"]).timestamp()
-    return Request(f"{entry['verb']} {'/'.join(filter(None, names))}", received)
+    return Request(f"{entry['verb']} {'/'.join(filter(None, names))}", target.get("name", ""), received)
+
+
+class TunedPlane(ControlPlane):
+    """A control plane whose Job controller works on more Jobs at the same time than the 5 that are its default."""
+
+    def __init__(self, folder: Path, apiserver_flags: Mapping[str, object], job_syncs: int | None) -> None:
+        self._job_syncs = job_syncs
+        super().__init__(folder, apiserver_flags)
+
+    def _server(self, name: Component, flags: dict[str, object], ready_path: str, *, tls: bool = True) -> Server:
+        if self._job_syncs and name == "kube-controller-manager":
+            flags = {**flags, "concurrent-job-syncs": self._job_syncs}
+        return super()._server(name, flags, ready_path, tls=tls)
 
 
 @contextmanager
-def audited_plane(folder: Path) -> Iterator[tuple[ControlPlane, Audit]]:
+def audited_plane(folder: Path, job_syncs: int | None = None) -> Iterator[tuple[ControlPlane, Audit]]:
     """A fresh control plane, and the requests of a user who may do everything."""
     folder.mkdir(parents=True, exist_ok=True)
     policy, log = folder / "audit-policy.json", folder / "audit.log"
     policy.write_text(json.dumps(POLICY))
     log.touch()
     flags = {"audit-policy-file": policy, "audit-log-path": log, "audit-log-maxsize": 1024}
-    with control_plane(folder / "plane", flags) as plane:
+    with TunedPlane(folder / "plane", flags, job_syncs) as plane:
         yield plane, Audit(log, plane.kubeconfig_for(USER, (ADMINISTRATORS,)))

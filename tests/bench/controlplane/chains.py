@@ -59,6 +59,10 @@ class ChainFigures:
     """Runs that came to their end."""
     gap: Quantiles
     """From a pod seen Succeeded to the next pod of its run seen."""
+    reaction: Quantiles
+    """Of that, the controller's part: until the API server has its request for the next pod, or for its Job."""
+    job_syncs: int | None
+    """Jobs that the Job controller works on at the same time; None is its default, 5."""
     first_pod: Quantiles
     """From a run seen to its first pod."""
     pod: Quantiles
@@ -86,9 +90,11 @@ class Recovery:
     """Runs that came to their end all the same."""
 
 
-def measure_chains(system: System, folder: Path, runs: int, pod_seconds: float) -> ChainFigures:
+def measure_chains(
+    system: System, folder: Path, runs: int, pod_seconds: float, job_syncs: int | None = None
+) -> ChainFigures:
     """On a control plane of its own."""
-    with _ready(system, folder, pod_seconds) as (plane, audit, watcher):
+    with _ready(system, folder, pod_seconds, job_syncs) as (plane, audit, watcher):
         with system.controller(audit.kubeconfig, folder / "controller") as pid:
             _warm_up(system, plane.api, watcher)
             before = {name: cpu_seconds(process) for name, process in plane.pids.items()}
@@ -101,6 +107,7 @@ def measure_chains(system: System, folder: Path, runs: int, pod_seconds: float) 
         spent = {name: round(cpu_seconds(process) - before[name], 2) for name, process in plane.pids.items()}
     seen.pods = {name: pod for name, pod in seen.pods.items() if pod.run != "warm-up"}
     del seen.runs["warm-up"]
+    created = {each.name: each.received for each in requests if each.kind in ("create jobs", "create pods")}
     stages = runs * STEPS
     wall = (max((run.ended for run in seen.runs.values()), default=begin) - begin) / 1e9
     return ChainFigures(
@@ -110,6 +117,8 @@ def measure_chains(system: System, folder: Path, runs: int, pod_seconds: float) 
         pod_seconds=pod_seconds,
         ended=seen.ended,
         gap=Quantiles.of(seen.gaps()),
+        reaction=Quantiles.of(seen.reactions(created)),
+        job_syncs=job_syncs,
         first_pod=Quantiles.of(seen.first_pods()),
         pod=Quantiles.of(seen.pod_seconds()),
         wall_seconds=round(wall, 2),
@@ -142,8 +151,10 @@ def measure_recovery(system: Evolution, folder: Path, runs: int, pod_seconds: fl
 
 
 @contextmanager
-def _ready(system: System, folder: Path, pod_seconds: float) -> Iterator[tuple[ControlPlane, Audit, Bystander]]:
-    with audited_plane(folder) as (plane, audit):
+def _ready(
+    system: System, folder: Path, pod_seconds: float, job_syncs: int | None = None
+) -> Iterator[tuple[ControlPlane, Audit, Bystander]]:
+    with audited_plane(folder, job_syncs) as (plane, audit):
         make_namespace(plane.api)
         system.install(plane)
         with (

@@ -3,7 +3,7 @@
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,6 +21,8 @@ class SeenPod:
     """Nanoseconds of one clock, 0 for what was not seen."""
 
     run: str
+    job: str
+    """The Job that it belongs to; the pod itself if there is none."""
     created: int
     succeeded: int = 0
 
@@ -46,16 +48,25 @@ class Sightings:
         """Runs that have ended."""
         return sum(1 for run in self.runs.values() if run.ended)
 
+    def steps(self) -> list[tuple[SeenPod, SeenPod]]:
+        """Each pod that succeeded, and the next one of its run."""
+        by_run: dict[str, list[SeenPod]] = {}
+        for pod in sorted(self.pods.values(), key=lambda pod: pod.created):
+            by_run.setdefault(pod.run, []).append(pod)
+        return [(before, after) for pods in by_run.values() for before, after in pairwise(pods) if before.succeeded]
+
     def gaps(self) -> list[float]:
         """Seconds from each pod seen Succeeded to the next pod of the same run seen."""
-        by_run: dict[str, list[SeenPod]] = {}
-        for pod in self.pods.values():
-            by_run.setdefault(pod.run, []).append(pod)
-        found = []
-        for pods in by_run.values():
-            pods.sort(key=lambda pod: pod.created)
-            found += [(after.created - before.succeeded) / 1e9 for before, after in pairwise(pods) if before.succeeded]
-        return found
+        return [(after.created - before.succeeded) / 1e9 for before, after in self.steps()]
+
+    def reactions(self, created: Mapping[str, float]) -> list[float]:
+        """Seconds from each pod seen Succeeded to the request for the next one, or for its Job.
+
+        `created` has the moments of such requests, in seconds since the epoch, by the name of what they create.
+        """
+        epoch = time.time_ns() - now()
+        steps = [(before.succeeded + epoch, after.job) for before, after in self.steps()]
+        return [created[job] - succeeded / 1e9 for succeeded, job in steps if job in created]
 
     def first_pods(self) -> list[float]:
         """Seconds from each run seen to its first pod."""
@@ -143,7 +154,7 @@ def _stand_by(watched: Watched, connection: Connection) -> None:
                 if run is None or name in before or not isinstance(event, Changed):
                     continue
                 with lock:
-                    record = seen.pods.setdefault(name, SeenPod(run, moment))
+                    record = seen.pods.setdefault(name, SeenPod(run, _job(pod), moment))
                     if pod["status"].get("phase") == "Succeeded" and not record.succeeded:
                         record.succeeded = moment
 
@@ -174,6 +185,11 @@ def _stand_by(watched: Watched, connection: Connection) -> None:
                 connection.send(seen)
             else:
                 connection.send(seen.ended)
+
+
+def _job(pod: Json) -> str:
+    meta = pod["metadata"]
+    return str(meta.get("labels", {}).get("batch.kubernetes.io/job-name", meta["name"]))
 
 
 def _at(body: Json, path: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -49,15 +48,17 @@ def write_tables(document: Path, figures: Mapping[str, Json]) -> None:
     for part, tables in TABLES.items():
         if part in figures:
             body = f"<!-- figures: {part} -->\n\n{tables(figures[part])}\n\n<!-- end -->"
-            text = re.sub(rf"<!-- figures: {part} -->.*?<!-- end -->", lambda _, new=body: new, text, flags=re.DOTALL)
+            begin, _, rest = text.partition(f"<!-- figures: {part} -->")
+            text = begin + body + rest.partition("<!-- end -->")[2]
     document.write_text(text)
 
 
 def chain_table(part: Json) -> str:
     rows = [
         (
-            each["system"],
+            each["system"] + (f", {each['job_syncs']} Job syncs" if each["job_syncs"] else ""),
             *(_seconds(each["gap"][quantile]) for quantile in ("p50", "p90", "p99")),
+            *(_seconds(each["reaction"][quantile]) for quantile in ("p50", "p99")),
             f"{each['wall_seconds']:.1f}",
             f"{each['stages_per_second']:.1f}",
             f"{each['controller_cpu_per_stage_ms']:.1f}",
@@ -70,7 +71,18 @@ def chain_table(part: Json) -> str:
         for each in part["systems"]
     ]
     head = (
-        *("controller", "gap p50 s", "p90 s", "p99 s", "wall s", "stages/s", "CPU ms/stage", "RSS MiB"),
+        *(
+            "controller",
+            "gap p50 s",
+            "p90 s",
+            "p99 s",
+            "own part p50 s",
+            "p99 s",
+            "wall s",
+            "stages/s",
+            "CPU ms/stage",
+            "RSS MiB",
+        ),
         *("writes/stage", "reads/stage", "control plane CPU s", "ended"),
     )
     return f"{_machine_line(part)}\n\n{_table(head, rows)}"
