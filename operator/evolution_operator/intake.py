@@ -6,6 +6,9 @@ from evolution_operator.cache import Cache
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import JobRecord, PodRecord, Record, RunKey, RunRecord, RuntimeRecord
 
+SOON = 2.0
+"""Seconds until a run is looked at because of news that no decision waits for, unless other news comes first."""
+
 
 class Intake:
     """Every piece of news passes here, in any order and as often as it comes."""
@@ -48,4 +51,18 @@ class Intake:
                 for key in self._cache.runs_of_runtime(*record.key):
                     self._queue.add(key)
             case JobRecord() | PodRecord() if record.run.name:
-                self._queue.add(record.run)
+                if self._is_idle_news(record):
+                    self._queue.add_after(record.run, SOON)
+                else:
+                    self._queue.add(record.run)
+
+    def _is_idle_news(self, record: JobRecord | PodRecord) -> bool:
+        """A pod runs, or a Job says what its pod has said already: with short stages that is half of all news."""
+        if isinstance(record, PodRecord):
+            return record.phase == "Running" and not (record.deleting or record.disrupted or record.waiting_reason)
+        pods = self._cache.pods(record.run)
+        return (
+            record.state == "Complete"
+            and record.shards == 1
+            and any(pod.job == record.name and pod.phase == "Succeeded" for pod in pods)
+        )
