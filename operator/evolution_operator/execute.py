@@ -112,16 +112,16 @@ class Executor:
     async def start(self, subject: Subject, runtime: EvolutionRuntime, plan: Plan) -> tuple[bool, Wait | None]:
         """Create the Jobs of the plan: whether there are new ones, and what kept others from being created."""
         assert plan.graph is not None
-        created = False
+        created, refused = False, None
         for batch in batches(plan.graph, plan.start, runtime.spec.execution, plan.taken):
             try:
                 await self._create_job(subject, runtime, plan, batch)
                 created = True
             except ForeignJob as error:
-                return created, Wait("Blocked", "JobNameTaken", str(error))
+                refused = Wait("Blocked", "JobNameTaken", str(error))
             except (Forbidden, Invalid) as error:
-                return created, Wait("Blocked", "JobRefused", f"{batch.first.id}: {error}")
-        return created, None
+                refused = Wait("Blocked", "JobRefused", f"{batch.first.id}: {error}")
+        return created, refused
 
     async def _create_job(self, subject: Subject, runtime: EvolutionRuntime, plan: Plan, batch: Batch) -> None:
         assert plan.graph is not None
@@ -155,9 +155,3 @@ class Executor:
             return
         self._cache.upsert(job_record(made))
         log.info("%s/%s: created Job %s", key.namespace, key.name, name)
-
-    def release(self, subject: Subject) -> None:
-        """Pods of Jobs whose stages are done have nothing more to tell."""
-        for job in self._cache.jobs(subject.key):
-            if job.state == "Complete" and (job.recipe or job.fingerprint in subject.memory.manifests):
-                self._cache.settle(subject.key.namespace, job.name)

@@ -37,6 +37,8 @@ class Memory:
     """In short, by fingerprint."""
     progress: dict[str, Progress] = field(default_factory=dict)
     """By name of the Job."""
+    polled_at: datetime | None = None
+    """When the store was last asked for progress."""
     at_work: dict[str, str] = field(default_factory=dict)
     """Fingerprint of the stage that a Job is doing, by its name."""
     unmendable: set[str] = field(default_factory=set)

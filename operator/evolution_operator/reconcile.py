@@ -41,6 +41,7 @@ from evolution_operator.subject import Hindered, Subject, retry_requested, statu
 STORE_SECONDS = 5.0
 """Pause while the store cannot be asked."""
 SETTLE_SECONDS = 2.0
+POLL_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Reconciler:
         previous = status_of(body)
         if self._settled(record, body, previous):
             self._memories.pop(key, None)
+            self._release(key)
             return None
         seen = Observation(
             manifests={},
@@ -131,7 +133,6 @@ class Reconciler:
             seen,
             blocked=blocked,
             retry_limit=1,  # attempts are the Job's: one that has failed has used them up
-            gpu_seconds_used=subject.gpu_seconds,
             history_uri=self._knowledge.history_uri(key.namespace, subject.id),
         )
         await self._poll(subject)
@@ -149,7 +150,7 @@ class Reconciler:
                 again.append(AGAIN_SECONDS)
         if changed or again:
             plan, jobs = await self._decide(subject, seen)
-        self._executor.release(subject)
+        self._release(key)
         await self._reporter.write_status(subject.record, subject.body, plan.status, plan.events)
         await self._reporter.write_history(subject, plan, jobs)
         if plan.requeue_after is not None:
@@ -176,13 +177,24 @@ class Reconciler:
         except InvalidRun as error:
             return Wait("Blocked", "RuntimeInvalid", f"{ref.kind} {ref.name!r} cannot be used: {error}")
 
+    def _release(self, key: RunKey) -> None:
+        """Pods of Jobs that ended well have told everything once their stage is known to be done."""
+        memory = self._memories.get(key)
+        for job in self._cache.jobs(key):
+            if job.state == "Complete" and (memory is None or job.recipe or job.fingerprint in memory.manifests):
+                self._cache.settle(key.namespace, job.name)
+
     async def _poll(self, subject: Subject) -> None:
-        """Ask the store how far the workers are that have a pod running."""
+        """Ask the store how far the workers are that have a pod running; they tell it every five seconds."""
+        memory = subject.memory
+        if memory.polled_at and (self._now() - memory.polled_at).total_seconds() < POLL_SECONDS:
+            return
         running = {pod.job for pod in self._cache.pods(subject.key) if pod.phase == "Running"}
         jobs = {job.name: job for job in self._cache.jobs(subject.key) if job.name in running}
-        at_work = subject.memory.at_work
-        stages = {name: (at_work.get(name) or job.fingerprint, job.shards) for name, job in jobs.items()}
-        subject.memory.progress = await self._knowledge.progress(subject.key.namespace, subject.id, stages)
+        stages = {name: (memory.at_work.get(name) or job.fingerprint, job.shards) for name, job in jobs.items()}
+        if stages:
+            memory.progress = await self._knowledge.progress(subject.key.namespace, subject.id, stages)
+            memory.polled_at = self._now()
 
     async def _decide(self, subject: Subject, seen: Observation) -> tuple[Plan, Situation]:
         """A decision on the newest view of the cluster, with everything looked up in the store that it asks for."""
@@ -194,10 +206,15 @@ class Reconciler:
         while True:
             done = {name for name, manifest in known.items() if manifest}
             found = situation(subject.record.uid, jobs, pods, memory.progress, done, memory.unmendable, seen.now)
-            plan = decide(
-                subject.run,
-                replace(seen, manifests=known, active=found.active, failures=found.failures, withheld=found.withheld),
+            seen = replace(
+                seen,
+                manifests=known,
+                active=found.active,
+                failures=found.failures,
+                withheld=found.withheld,
+                gpu_seconds_used=subject.gpu_seconds,
             )
+            plan = decide(subject.run, seen)
             if not plan.lookups:
                 break
             looked_up = await self._knowledge.manifests(key.namespace, plan.lookups)
