@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart dev-cluster test check test-tools crds lint types layering lock clean
+.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane crds lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +41,10 @@ test: setup lint types layering test-tools
 
 test-tools: setup
 	-$(BIN)/python tests/tools/build.py
+
+# Some of its parts only: make bench-controlplane PARTS='chains scale'
+bench-controlplane: setup
+	PYTHONPATH=tests $(BIN)/python -m bench.controlplane $(PARTS)
 
 crds: setup
 	$(BIN)/python -m evolution.api.crd crds
