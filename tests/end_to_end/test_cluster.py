@@ -15,14 +15,17 @@ import pytest
 import yaml
 from controlplane.plane import ControlPlane
 from controlplane.waiting import eventually
+from minio import Minio
 from minio_server import MinioServer
-from small_run import EVOLVE, QUICKSTART, Workplace
+from small_run import EVOLVE, QUICKSTART, Workplace, small_workplace
 from tools.build import binary
 
 pytestmark = [pytest.mark.slow, pytest.mark.controlplane, pytest.mark.minio]
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "examples" / "cluster" / "quickstart.yaml"
+RESULTS = {"model", "documents", "items", "pairs", "rejects", "scores", "adapter", "predictions"}
+"""Outputs that say nothing about where they were made."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class DevCluster:
     def run(self, name: str = "quickstart") -> dict[str, Any]:
         body: dict[str, Any] = json.loads(self.kubectl("get", "evolutionrun", name, "-o", "json"))
         return body
+
+    def upload(self, path: Path, name: str) -> None:
+        """A file, or a folder of files, into the bucket of the examples."""
+        host = self.environment["EVOLUTION_S3_ENDPOINT"].removeprefix("http://")
+        keys = (self.environment[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+        client = Minio(host, *keys, secure=False)
+        for file in [path] if path.is_file() else path.iterdir():
+            client.fput_object("examples", name if file == path else f"{name}/{file.name}", str(file))
 
     def summary(self, name: str = "quickstart") -> str:
         return str(self.run(name).get("status", {}).get("summary", ""))
@@ -96,11 +107,65 @@ def test_the_quickstart_goes_from_apply_to_complete_with_the_digests_of_the_lapt
         assert cell in row
 
     planned = json.loads(dev_cluster.evolve("plan", "quickstart", "--namespace", "default", "--json"))
-    on_cluster = {stage["id"]: stage["outputs"] for stage in planned["stages"]}
-    compared = {id_: outputs for id_, outputs in on_laptop.items() if id_ in on_cluster}
-    assert len(compared) >= 16
-    for id_, outputs in compared.items():
-        for name in outputs.keys() & {"pairs", "adapter", "predictions", "scores", "documents", "items", "model"}:
+    assert len(on_laptop) == 16
+    _same_results(on_laptop, {stage["id"]: stage["outputs"] for stage in planned["stages"]})
+
+
+RUNTIMES: dict[str, dict[str, Any]] = {
+    "shared": {"shards": 3},
+    "by-round": {"execution": "Round"},
+    "at-once": {"execution": "Run"},
+}
+"""Specs of runtimes, by the namespace that uses them: each has its own part of the store, so nothing is shared."""
+
+
+def test_shared_stages_and_orders_of_several_stages_give_the_digests_of_the_laptop(
+    dev_cluster: DevCluster, tmp_path: Path
+) -> None:
+    place = small_workplace(tmp_path / "laptop", {"gate": {"patience": 2}})
+    dev_cluster.upload(place.folder / "documents", "small/documents")
+    dev_cluster.upload(place.folder / "questions.jsonl", "small/questions.jsonl")
+    body = yaml.safe_load(place.file.read_text())
+    for field, uri in (
+        ("model", "quickstart/model"),
+        ("documents", "small/documents"),
+        ("evaluation", "small/questions.jsonl"),
+    ):
+        body["spec"][field]["uri"] = f"s3://examples/{uri}"
+    secret = yaml.safe_load(dev_cluster.kubectl("get", "secret", "store-credentials", "-o", "yaml"))
+    default = json.loads(dev_cluster.kubectl("get", "clusterevolutionruntime", "default", "-o", "json"))["spec"]
+    for namespace, spec in RUNTIMES.items():
+        dev_cluster.kubectl("create", "namespace", namespace)
+        runtime = {
+            "apiVersion": "selfevolution.io/v1alpha1",
+            "kind": "EvolutionRuntime",
+            "metadata": {"name": "own", "namespace": namespace},
+            "spec": {key: value for key, value in default.items() if key != "stages"}
+            | {"resources": {"cpu": "100m", "memory": "256Mi"}}
+            | spec,
+        }
+        credentials = {**secret, "metadata": {"name": secret["metadata"]["name"], "namespace": namespace}}
+        run = {**body, "metadata": {"name": "small", "namespace": namespace}}
+        run["spec"] = {**body["spec"], "runtimeRef": {"kind": "EvolutionRuntime", "name": "own"}}
+        for object_ in (credentials, runtime, run):
+            dev_cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(object_))
+    done = place.evolve("run")
+    assert done.returncode == 0, done.stderr
+    on_laptop = {id_: stage["outputs"] for id_, stage in place.stages().items()}
+    for namespace in RUNTIMES:
+        dev_cluster.kubectl("-n", namespace, "wait", "--for=condition=Complete", "--timeout=300s", "evo/small")
+        planned = json.loads(dev_cluster.evolve("plan", "small", "--namespace", namespace, "--json"))
+        _same_results(on_laptop, {stage["id"]: stage["outputs"] for stage in planned["stages"]})
+    jobs = {name: dev_cluster.kubectl("-n", name, "get", "jobs", "-o", "name").split() for name in RUNTIMES}
+    assert [len(jobs[name]) for name in ("by-round", "at-once")] == [3, 1]
+    pods = dev_cluster.kubectl("-n", "shared", "get", "pods", "-l", "selfevolution.io/stage=Generate", "-o", "name")
+    assert len(pods.split()) == 3 * 2
+
+
+def _same_results(on_laptop: dict[str, dict[str, str]], on_cluster: dict[str, dict[str, str]]) -> None:
+    assert on_laptop.keys() == on_cluster.keys()
+    for id_, outputs in on_laptop.items():
+        for name in outputs.keys() & RESULTS:
             assert on_cluster[id_][name] == outputs[name], f"{id_}: {name}"
 
 
