@@ -54,7 +54,14 @@ class Intake:
                 if self._is_idle_news(record):
                     self._queue.add_after(record.run, SOON)
                 else:
-                    self._queue.add(record.run)
+                    self._queue.add(record.run, urgent=self._frees_a_worker(record))
+
+    def _frees_a_worker(self, record: JobRecord | PodRecord) -> bool:
+        """A pod has ended whose Job does not know yet: the next stage waits for nothing but us."""
+        if isinstance(record, JobRecord) or record.phase not in ("Succeeded", "Failed"):
+            return False
+        job = self._cache.job(record.run.namespace, record.job)
+        return job is not None and job.state == "Active"
 
     def _is_idle_news(self, record: JobRecord | PodRecord) -> bool:
         """A pod runs, or a Job says what its pod has said already: with short stages that is half of all news."""

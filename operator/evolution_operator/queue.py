@@ -1,6 +1,7 @@
 """Work queue of keys: added many times, done once; never twice at a time; once more if added meanwhile."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+URGENT, ORDINARY = 0, 1
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 """Waiting times after the first, second, … failure in a row of a key; the last one repeats."""
 STOP_SECONDS = 5.0
@@ -21,7 +23,8 @@ class KeyedQueue(Generic[K]):
 
     def __init__(self, expected: tuple[type[Exception], ...] = ()) -> None:
         self._expected = expected
-        self._order: asyncio.Queue[K | None] = asyncio.Queue()
+        self._order: asyncio.PriorityQueue[tuple[int, int, K | None]] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
         self._waiting: dict[K, float] = {}
         self._busy: set[K] = set()
         self._dirty: dict[K, float] = {}
@@ -43,14 +46,17 @@ class KeyedQueue(Generic[K]):
         """Whether a worker is handling the key right now."""
         return key in self._busy
 
-    def add(self, key: K) -> None:
-        """Handle the key as soon as a worker is free; once more afterwards if it is being handled now."""
+    def add(self, key: K, *, urgent: bool = False) -> None:
+        """Handle the key as soon as a worker is free; once more afterwards if it is being handled now.
+
+        Urgent keys come before all others, also if they have been waiting as one of those.
+        """
         now = asyncio.get_running_loop().time()
         if key in self._busy:
             self._dirty.setdefault(key, now)
-        elif key not in self._waiting:
-            self._waiting[key] = now
-            self._order.put_nowait(key)
+        elif urgent or key not in self._waiting:
+            self._waiting.setdefault(key, now)
+            self._put(URGENT if urgent else ORDINARY, key)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Add the key in so many seconds, or earlier if that was asked for before."""
@@ -88,7 +94,7 @@ class KeyedQueue(Generic[K]):
             self._waiting.clear()
             self._dirty.clear()
             for _ in tasks:
-                self._order.put_nowait(None)
+                self._put(URGENT, None)
             _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
             if late:
                 logger.warning("%d reconciliations did not finish within %g s; giving them up", len(late), STOP_SECONDS)
@@ -98,9 +104,9 @@ class KeyedQueue(Generic[K]):
                     await task
 
     async def _work(self, handler: Callable[[K], Awaitable[float | None]]) -> None:
-        while (key := await self._order.get()) is not None:
+        while (key := (await self._order.get())[2]) is not None:
             if self._waiting.pop(key, None) is None:
-                continue  # forgotten meanwhile
+                continue  # forgotten meanwhile, or handled as urgent
             self._busy.add(key)
             self._cancel_timer(key)
             try:
@@ -128,6 +134,9 @@ class KeyedQueue(Generic[K]):
             kind = type(error).__name__
             logger.error("%s: unexpected %s; trying again in %g s", name, kind, delay, exc_info=error, extra=context)
         return delay
+
+    def _put(self, rank: int, key: K | None) -> None:
+        self._order.put_nowait((rank, next(self._numbers), key))
 
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)

@@ -76,3 +76,26 @@ def test_a_job_is_looked_at_at_once_if_its_pod_has_not_said_it() -> None:
 def test_one_pod_of_a_shared_stage_says_nothing_about_the_job() -> None:
     shared, complete = replace(JOB, shards=2), replace(COMPLETE_JOB, shards=2)
     assert seconds_until_looked_at(shared, SUCCEEDED, news=complete) == 0
+
+
+def test_at_the_start_runs_whose_worker_has_just_ended_come_first() -> None:
+    async def order() -> list[str]:
+        queue: KeyedQueue[RunKey] = KeyedQueue()
+        intake = Intake(Cache(), queue)
+        handled: list[str] = []
+
+        async def handle(key: RunKey) -> None:
+            handled.append(key.name)
+
+        for name in ("idle", "finished", "waiting"):
+            job = COMPLETE_JOB if name == "finished" else JOB
+            intake.seen(replace(job, run=RunKey("team-a", name), name=name, uid=f"job-{name}"))
+        for name in ("finished", "waiting"):
+            intake.seen(replace(SUCCEEDED, run=RunKey("team-a", name), name=name, uid=f"pod-{name}", job=name))
+        working = asyncio.create_task(queue.run(handle, 1))
+        while len(handled) < 3:
+            await asyncio.sleep(0.01)
+        working.cancel()
+        return handled
+
+    assert run(order()) == ["waiting", "idle", "finished"]

@@ -265,3 +265,19 @@ def test_stopping_does_not_wait_for_ever_for_a_handler_that_hangs() -> None:
         return asyncio.get_running_loop().time()
 
     assert round(run(scenario())) == 6
+
+
+def test_urgent_keys_come_first_even_if_they_have_been_waiting() -> None:
+    async def scenario() -> list[tuple[str, float]]:
+        queue, calls = KeyedQueue[str](), Calls()
+        for key in ("a", "b", "c"):
+            queue.add(key)
+        queue.add("d", urgent=True)
+        queue.add("b", urgent=True)
+        assert queue.depth == 4
+        async with running(queue, calls, workers=1):
+            await calls.become(4)
+            await asyncio.sleep(60)
+        return calls.at
+
+    assert [key for key, _ in run(scenario())] == ["d", "b", "a", "c"]
