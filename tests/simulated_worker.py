@@ -41,9 +41,7 @@ def _manifest(stage: OrderStage, inputs: dict[str, str], score: Score, run: str)
         round=stage.round,
         parameters=stage.parameters,
         inputs=inputs,
-        outputs={
-            output: Artifact(digest=sha256(f"{name}/{output}".encode()), size=10, count=3) for output in made
-        },
+        outputs={output: Artifact(digest=sha256(f"{name}/{output}".encode()), size=10, count=3) for output in made},
         metrics=metrics,
         timings=Timings(total=1.0, work=1.0, gpus=1),
         attempt=stage.attempt,
