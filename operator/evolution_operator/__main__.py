@@ -1,5 +1,6 @@
 """`evolution-operator` and `python -m evolution_operator`."""
 
+import os
 import sys
 
 from evolution_operator.settings import WrongSettings, read_settings
@@ -14,7 +15,10 @@ def main() -> None:
         sys.exit(2)
     from evolution_operator.app import run_operator  # slow to import, and of no use with wrong settings
 
-    sys.exit(run_operator(settings))
+    code = run_operator(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads that wait for a store which does not answer would hold the process for a minute
 
 
 if __name__ == "__main__":

@@ -118,9 +118,6 @@ class Knowledge:
 
         await self._ask(write)
 
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
     def _of(self, namespace: str) -> Artifacts:
         if namespace not in self._artifacts:
             self._artifacts[namespace] = Artifacts(open_store(self.location(namespace)), self._cache)

@@ -10,7 +10,7 @@ from evolution.observation import Active, Failure, Wait
 from evolution.plan.worker import ExitCode, Failed, Progress
 from evolution_operator.records import JobRecord, PodRecord
 
-NO_POD_AFTER = 10.0
+NO_POD_AFTER = 30.0
 """Seconds after which a Job without a pod is worth a word."""
 FORGET_SUCCESS_AFTER = 5.0
 """Seconds that a store gets to show the manifest of a Job that ended well."""

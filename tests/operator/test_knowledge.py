@@ -2,9 +2,14 @@
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 
 import pytest
+from fakeapi.kinds import NAMESPACES, RUNS
+from fakeapi.server import FakeApi
+from operator_process import running_operator
+from simulated import MINIMAL
 
 from evolution.plan.worker import Progress
 from evolution.store import keys
@@ -31,10 +36,7 @@ def report(store: FolderStore, done: int, total: int, *, shard: int | None = Non
 
 def asked(folder: Path, shards: int) -> Progress | None:
     knowledge = Knowledge(folder.as_uri(), folder / "cache")
-    try:
-        return asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
-    finally:
-        knowledge.close()
+    return asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
 
 
 def test_a_store_that_does_not_answer_is_away_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +47,23 @@ def test_a_store_that_does_not_answer_is_away_after_a_while(tmp_path: Path, monk
         knowledge = Knowledge("s3://bucket/prefix", tmp_path, answer_seconds=0.2)
         with pytest.raises(StoreUnavailable, match=r"s3://bucket/prefix has not answered for 0\.2 s"):
             asyncio.run(knowledge.manifests("default", [STAGE]))
-        knowledge.close()
+
+
+def test_an_operator_that_waits_for_a_silent_store_ends_within_its_grace_period(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, FakeApi() as api:
+        environment = {
+            "EVOLUTION_S3_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "somebody",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+        }
+        api.write_kubeconfig(tmp_path / "kubeconfig")
+        api.client.create(NAMESPACES, {"metadata": {"name": "team-a"}}, "")
+        with running_operator(tmp_path / "kubeconfig", "s3://bucket", tmp_path, environment=environment) as operator:
+            api.client.create(RUNS, {"metadata": {"name": "demo"}, "spec": MINIMAL}, "team-a")
+            silent.accept()
+            began = time.monotonic()
+            assert operator.stop() == 0
+            assert time.monotonic() - began < 20  # of the 30 seconds that a pod gets
 
 
 def test_a_silent_worker_has_no_progress(tmp_path: Path) -> None:
