@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from cluster import GROUP, RUNTIME, Cluster, Fates
-from controlplane.client import ApiError, object_path
+from controlplane.client import object_path
 from controlplane.kubelet import Node
 from controlplane.plane import ControlPlane
+from controlplane.plane import control_plane as another_control_plane
 from controlplane.simulated_kubelet import simulated_kubelet
+from controlplane.waiting import eventually
 from operator_process import OperatorProcess, running_operator
 
 from evolution.store.artifacts import Artifacts
@@ -30,35 +32,34 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def installation(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """On a control plane of its own: an operator of the whole cluster would look after the runs of other tests, too."""
+    del control_plane  # tells whether there are the programs
     folder = tmp_path_factory.mktemp("installation")
-    control_plane.install_crds()
-    runtimes = object_path("clusterevolutionruntimes", group=GROUP)
-    runtime = {
-        "apiVersion": GROUP,
-        "kind": "ClusterEvolutionRuntime",
-        "metadata": {"name": "default"},
-        "spec": {**RUNTIME, "deadlines": {"idle": "2s"}},
-    }
-    try:
-        control_plane.api.create(runtimes, runtime)
-    except ApiError as error:
-        if error.code != 409:
-            raise
     fates = Fates()
-    node = Node(f"simulated-{uuid.uuid4().hex[:8]}", gpus=64, cpu="1000", memory="4Ti", pods=1000)
+    node = Node("simulated", gpus=64, cpu="1000", memory="4Ti", pods=1000)
     store = (folder / "store").as_uri()
-    with (
-        simulated_kubelet(control_plane.kubeconfig, folder / "nodes", [node], outcome=fates.decide) as kubelet,
-        running_operator(control_plane.kubeconfig, store, folder, "--progress-seconds", "1") as operator,
-    ):
-        yield Installation(control_plane, operator, store, fates, folder / "cache")
-        assert "Traceback" not in operator.said
-    kubelet.unregister()
-    control_plane.api.delete(f"{runtimes}/default")
+    with another_control_plane(folder / "plane") as plane:
+        plane.install_crds()
+        runtime = {
+            "apiVersion": GROUP,
+            "kind": "ClusterEvolutionRuntime",
+            "metadata": {"name": "default"},
+            "spec": {**RUNTIME, "deadlines": {"idle": "2s"}},
+        }
+        plane.api.create(object_path("clusterevolutionruntimes", group=GROUP), runtime)
+        with (
+            simulated_kubelet(plane.kubeconfig, folder / "nodes", [node], outcome=fates.decide),
+            running_operator(plane.kubeconfig, store, folder, "--progress-seconds", "1") as operator,
+        ):
+            yield Installation(plane, operator, store, fates, folder / "cache")
+            assert "Traceback" not in operator.said
 
 
 @pytest.fixture
-def cluster(installation: Installation, namespace: str) -> Cluster:
+def cluster(installation: Installation) -> Cluster:
     """A new namespace in it."""
-    artifacts = Artifacts(open_store(f"{installation.store}/{namespace}"), installation.cache)
-    return Cluster(installation.plane, namespace, installation.fates, artifacts)
+    api, name = installation.plane.api, f"test-{uuid.uuid4().hex[:8]}"
+    api.create(object_path("namespaces"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    eventually(lambda: api.get(object_path("serviceaccounts", "default", name)))
+    artifacts = Artifacts(open_store(f"{installation.store}/{name}"), installation.cache)
+    return Cluster(installation.plane, name, installation.fates, artifacts)
