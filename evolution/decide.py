@@ -129,7 +129,7 @@ def _at_work(active: Active, stages: list[Stage]) -> Active:
 
 
 def _asked_again(graph: Graph, seen: Observation) -> list[str]:
-    if seen.retry_requested_at == seen.previous.last_handled_retry_at:
+    if seen.retry_requested_at in ("", seen.previous.last_handled_retry_at):
         return []
     return [s.fingerprint for s in graph.stages if s.fingerprint and not s.done and s.fingerprint in seen.failures]
 

@@ -60,7 +60,7 @@ def build_status(
         gpu_seconds=_gpu_seconds(graph),
         gpu_hours=f"{seen.gpu_seconds_used / 3600:.2f}",
         history_uri=seen.history_uri,
-        last_handled_retry_at=seen.retry_requested_at,
+        last_handled_retry_at=seen.retry_requested_at or seen.previous.last_handled_retry_at,
     )
 
 
@@ -80,15 +80,19 @@ def hindered_status(
     claims["Progressing"] = ("Progressing", not blocked, reason, message)
     claims["Ready"] = ("Ready", False, reason, message)
     claims["Stalled"] = ("Stalled", blocked, reason if blocked else "NotStalled", message if blocked else "")
+    claims["Complete"] = ("Complete", False, "NotComplete", "")
     claims["Failed"] = ("Failed", refused, reason if refused else "NoFailure", message if refused else "")
-    state: State = "Failed" if refused else "Pending" if blocked else seen.previous.state
+    state: State = "Failed" if refused else "Pending"
+    if not blocked and seen.previous.state not in ("Complete", "Failed"):  # those ended, and something is asked anew
+        state = seen.previous.state
     return seen.previous.model_copy(
         update={
             "observed_generation": seen.generation,
             "state": state,
             "summary": f"{state}: {reason}",
             "conditions": tuple(_timed(claims.values(), seen)),
-            "last_handled_retry_at": seen.retry_requested_at,
+            # Only a spec that has to be mended answers a request to try again; otherwise it is still to be done.
+            "last_handled_retry_at": seen.retry_requested_at if refused else seen.previous.last_handled_retry_at,
         }
     )
 

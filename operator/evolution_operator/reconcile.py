@@ -110,7 +110,7 @@ class Reconciler:
         return (
             previous.state in ("Complete", "Failed")
             and previous.observed_generation == record.generation
-            and previous.last_handled_retry_at == retry_requested(body)
+            and retry_requested(body) in ("", previous.last_handled_retry_at)
             and not any(
                 job.state in ("Active", "Suspended") and not job.deleting and job.owner_uid == record.uid
                 for job in self._cache.jobs(record.key)

@@ -1,7 +1,7 @@
 """A run that cannot proceed says why: in its conditions, and in the summary that `kubectl get` shows."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from simulated import World, finish, make_run
@@ -128,6 +128,9 @@ def test_asking_for_another_try_forgets_the_failure_once() -> None:
     )
     assert later.again == ()
     assert later.status.state == "Failed"
+    taken_back = decided(run, world, failures=failures, previous=later.status, retry_limit=1)
+    assert taken_back.again == ()  # as by a tool that applies the manifest again, which has no such annotation
+    assert taken_back.status.last_handled_retry_at == "2026-11-01T12:05:00Z"
 
 
 def test_a_refused_spec_fails_the_run_until_it_is_mended() -> None:
@@ -148,6 +151,16 @@ def test_a_store_that_cannot_be_asked_leaves_the_rest_of_the_status_as_it_was() 
     assert status.rounds == before.rounds
     assert status.summary == "Running: StoreUnavailable"
     assert holds(status, "Progressing") == ("True", "StoreUnavailable", "s3://bucket: connection refused")
+
+
+@pytest.mark.parametrize("state", ["Complete", "Failed"])
+def test_a_run_that_had_ended_and_cannot_be_looked_at_has_not_ended(state: Literal["Complete", "Failed"]) -> None:
+    before = EvolutionRunStatus(state=state, last_handled_retry_at="2026-11-01T12:00:00Z")
+    seen = Observation(manifests={}, now=NOON, previous=before, retry_requested_at="2026-11-01T12:05:00Z")
+    status = hindered_status(seen, Wait("Retrying", "StoreUnavailable", "s3://bucket: connection refused"))
+    assert status.summary == "Pending: StoreUnavailable"
+    assert (holds(status, "Complete")[0], holds(status, "Failed")[0]) == ("False", "False")
+    assert status.last_handled_retry_at == "2026-11-01T12:00:00Z"  # the other try is still to come
 
 
 def order_of(run: EvolutionRun, world: World, execution: Any) -> list[list[str]]:
