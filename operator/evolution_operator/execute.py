@@ -10,7 +10,7 @@ from evolution.observation import Wait
 from evolution.plan.dispatch import Batch, batches, make_order
 from evolution_operator.cache import Cache
 from evolution_operator.gateway import JOBS, PODS, AlreadyExists, Forbidden, Gateway, Invalid
-from evolution_operator.jobs import build_job
+from evolution_operator.jobs import build_job, runtime_digest
 from evolution_operator.knowledge import Knowledge
 from evolution_operator.observe import Situation, hung_pods
 from evolution_operator.parse import job_record
@@ -84,6 +84,16 @@ class Executor:
         for name in names:
             await self._delete_job(subject.key, name)
         return bool(names)
+
+    async def renew(self, subject: Subject, runtime: EvolutionRuntime, jobs: Situation) -> bool:
+        """Delete Jobs whose workers cannot start, if the runtime has been mended since; whether there were any."""
+        waiting = [name for name, order in jobs.active.items() if order.wait and order.wait.kind != "Retrying"]
+        now = runtime_digest(runtime.spec)
+        found = [self._cache.job(subject.key.namespace, name) for name in waiting]
+        outdated = [job.name for job in found if job and job.runtime_digest != now and not job.deleting]
+        for name in outdated:
+            await self._delete_job(subject.key, name)
+        return bool(outdated)
 
     async def _delete_job(self, key: RunKey, name: str) -> None:
         job = self._cache.job(key.namespace, name)

@@ -7,9 +7,19 @@ from evolution.api.run import API_VERSION, EvolutionRun
 from evolution.api.runtime import EvolutionRuntimeSpec, Resources, seconds
 from evolution.plan.dispatch import Batch, joint_recipe
 from evolution.plan.order import Order
-from evolution.plan.stage import Kind
+from evolution.plan.stage import Kind, canonical_json, sha256
 from evolution.plan.worker import ExitCode
-from evolution_operator.records import FINGERPRINT, MANAGED_BY, OPERATOR, QUEUE_LABEL, RECIPE, RUN_LABEL, SHARDS, STAGES
+from evolution_operator.records import (
+    FINGERPRINT,
+    MANAGED_BY,
+    OPERATOR,
+    QUEUE_LABEL,
+    RECIPE,
+    RUN_LABEL,
+    RUNTIME_DIGEST,
+    SHARDS,
+    STAGES,
+)
 
 LONGEST_NAME = 63
 COMMAND = "evolution-worker"
@@ -39,6 +49,11 @@ def job_name(run: str, batch: Batch, shards: int = 1) -> str:
     return run[:longest].rstrip("-") + suffix
 
 
+def runtime_digest(runtime: EvolutionRuntimeSpec) -> str:
+    """Tells one state of a runtime from another."""
+    return sha256(canonical_json(runtime.model_dump(mode="json")))[:16]
+
+
 def build_job(
     run: EvolutionRun,
     uid: str,
@@ -59,7 +74,11 @@ def build_job(
         "selfevolution.io/stage": batch.first.kind.value if batch.execution == "Stage" else batch.execution,
     }
     stages = batch.stages[: len(order.stages)]
-    annotations = {FINGERPRINT: batch.fingerprint, STAGES: ",".join(stage.id for stage in stages)}
+    annotations = {
+        FINGERPRINT: batch.fingerprint,
+        STAGES: ",".join(stage.id for stage in stages),
+        RUNTIME_DIGEST: runtime_digest(runtime),
+    }
     if batch.execution != "Stage":
         annotations[RECIPE] = joint_recipe(stages)
     if order.shards > 1:

@@ -143,6 +143,7 @@ class Reconciler:
         again: list[float] = []
         if isinstance(runtime, EvolutionRuntime):
             await self._executor.replace_hung(subject, runtime)
+            changed = await self._executor.renew(subject, runtime, jobs) or changed
             started, refused = await self._executor.start(subject, runtime, plan)
             changed = changed or started
             if refused:

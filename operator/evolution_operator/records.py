@@ -23,6 +23,8 @@ RECIPE = "selfevolution.io/recipe"
 """Annotation of Jobs whose order has several stages: their joint recipe."""
 SHARDS = "selfevolution.io/shards"
 """Annotation of Jobs whose stage is shared: the number of workers."""
+RUNTIME_DIGEST = "selfevolution.io/runtime-digest"
+"""Annotation of Jobs: what the runtime was when the Job was made."""
 RETRY_REQUESTED = "selfevolution.io/retry-requested-at"
 """Annotation of runs: a new value asks for what failed to be tried again."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -78,6 +80,7 @@ class JobRecord:
     recipe: str
     shards: int
     """Workers that share its stage; 1 for a Job that is not shared."""
+    runtime_digest: str
     state: JobState
     deleting: bool
     reason: str

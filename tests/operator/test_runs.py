@@ -158,6 +158,21 @@ def test_without_its_runtime_a_run_says_so_and_starts_once_it_is_there(cluster: 
     cluster.until("Complete: *")
 
 
+def test_workers_that_cannot_start_are_made_anew_when_their_runtime_is_mended(cluster: Cluster) -> None:
+    runtimes = object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP)
+    body = {
+        "apiVersion": GROUP,
+        "kind": "EvolutionRuntime",
+        "metadata": {"name": "picky", "namespace": cluster.namespace},
+        "spec": {"image": "trainer", "nodeSelector": {"gpu": "of-next-year"}},
+    }
+    cluster.api.create(runtimes, body)
+    cluster.apply(spec={"runtimeRef": {"kind": "EvolutionRuntime", "name": "picky"}})
+    cluster.until("Queued: Unschedulable")
+    cluster.api.patch(f"{runtimes}/picky", {"spec": {"nodeSelector": None}})
+    cluster.until("Complete: *")
+
+
 def test_a_strangers_job_of_that_name_is_named_and_left_alone(cluster: Cluster) -> None:
     cluster.fates.next(cluster.namespace, "r1-train", HANG)
     cluster.apply()
