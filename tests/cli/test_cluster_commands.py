@@ -149,7 +149,9 @@ class TestStatus:
         assert shown.code == 0
         assert f"manuals ({cluster.namespace}): Running, 38 %, 2h 01m left" in shown.out
         assert "45 %, 12m 10s left" in shown.out
-        assert "Unschedulable: 0/3 nodes are available" in shown.out
+        assert "Unschedulable: 0/3 nodes are available" in " ".join(
+            shown.out.split()
+        )  # wrapped as the terminal is wide
         assert "0.4815" in shown.out
         assert "best: round 1 with 0.2140, 1.2 GPU-hours" in shown.out
 

@@ -83,8 +83,9 @@ class ObedientRuntime:
         self._pods.report(pod, pod_status(pod, phase, states, started=now()))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def contract_plane(control_plane: ControlPlane) -> Iterator[tuple[ControlPlane, ObedientRuntime]]:
+    """Its node goes with the module: it would run the pods of other tests, too, and not as they expect."""
     control_plane.install_crds()
     # A kind that is new is refused with 429 for a moment after it is established.
     eventually(lambda: control_plane.api.get(object_path("evolutionruns", group="selfevolution.io/v1alpha1")))

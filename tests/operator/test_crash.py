@@ -71,5 +71,7 @@ def test_a_crash_on_a_real_control_plane_changes_nothing(
     with simulated_kubelet(control_plane.kubeconfig, tmp_path / "cache", [node]) as kubelet:
         laboratory = Laboratory(control_plane.kubeconfig, tmp_path, forks, namespace_ready=ready, seconds=180)
         laboratory.prepare()
-        check(laboratory, sample=SAMPLE, parallel=8)
-        kubelet.unregister()
+        try:
+            check(laboratory, sample=SAMPLE, parallel=8)
+        finally:
+            kubelet.unregister()

@@ -126,8 +126,10 @@ def test_without_nodes_a_run_is_queued_and_says_what_is_missing(cluster: Cluster
         assert kstatus(run) == "InProgress"
         node = Node(f"late-{uuid.uuid4().hex[:8]}", gpus=64, cpu="1000", memory="4Ti", pods=1000)
         with simulated_kubelet(cluster.plane.kubeconfig, tmp_path / "nodes", [node]) as kubelet:
-            cluster.until("Complete: *")
-        kubelet.unregister()
+            try:
+                cluster.until("Complete: *")
+            finally:
+                kubelet.unregister()
 
 
 @pytest.mark.usefixtures("nodes")
