@@ -11,8 +11,10 @@ from typing import Any
 from evolution.plan.stage import canonical_json
 from evolution.store.artifacts import Artifacts
 from evolution.store.folder import FolderStore
+from evolution_trainer.checkpoint import Checkpoints
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import Result, StageRun
+from evolution_trainer.timing import Clock
 
 GENERATE: Mapping[str, Any] = {
     "seed": 7,
@@ -76,6 +78,7 @@ class Bench:
             model_uri=self.session.uri,
             artifacts=self.artifacts,
             scratch=Path(tempfile.mkdtemp(dir=self.folder)),
+            checkpoints=Checkpoints(self.artifacts.store, "runs/bench/checkpoints/", Clock(), interval=3600.0),
             session=self.session,
             progress=lambda phase, done, total, note="": self.progress.append((phase, done, total)),  # noqa: ARG005
         )

@@ -15,6 +15,10 @@ API_VERSION = f"{GROUP}/v1alpha1"
 Preset = Literal["Default", "Reference"]
 Metric = Literal["ExactMatch", "BLEU", "ROUGEL", "CHRF", "ReferenceBLEU", "ReferenceROUGE"]
 Strategy = Literal["None", "Random", "All", "Hard", "Easy", "Even"]
+Focus = Literal["Any", "Novel", "Unknown"]
+Variant = Literal["LoRA", "RSLoRA", "DoRA", "Full"]
+Quantization = Literal["None", "NF4"]
+Reporter = Literal["TensorBoard", "MLflow"]
 
 Location = Annotated[str, Field(max_length=2048)]
 Template = Annotated[str, Field(max_length=20_000)]
@@ -102,7 +106,15 @@ class Generation(Resource):
     writer: Literal["Adapter", "Base"]
     """Who writes the pairs: the adapter of the round before, or the bare base model."""
     questions_per_document: Annotated[int, Field(ge=1, le=64)]
-    """Questions asked about each document in each round."""
+    """Pairs to keep about each document in each round, at most."""
+    candidates: Annotated[int, Field(ge=1, le=256)] = 1
+    """Questions sampled for each pair to keep. With more than one, a pair is kept only if the names and numbers of its
+    question and answer occur in the document."""
+    focus: Focus = "Any"
+    """Which candidates are kept: any; those whose answer no earlier pair of the document has; or those that the model
+    does not yet answer so without the document."""
+    similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Two answers count as the same from this ROUGE-L on; for focus Novel and Unknown."""
     temperature: Annotated[float, Field(ge=0, le=5)]
     """Sampling temperature of the questions; 0 is greedy."""
     answer_temperature: Annotated[float, Field(ge=0, le=5)]
@@ -125,6 +137,11 @@ class Selection(Resource):
 
 
 class Training(Resource):
+    variant: Variant = "LoRA"
+    """What is trained: a LoRA adapter, one with rank-stabilised scaling, one with decomposed weights (DoRA), or all
+    weights (Full)."""
+    quantization: Quantization = "None"
+    """Precision of the frozen base model during training: its own, or 4-bit NF4 (QLoRA), which needs less memory."""
     rank: Annotated[int, Field(ge=1, le=1024)]
     """LoRA rank."""
     alpha: Annotated[float, Field(gt=0, le=4096)]
@@ -149,6 +166,8 @@ class Training(Resource):
     """Longest training row (question and answer), in tokens."""
     init_from: Literal["Previous", "Base"]
     """Continue the adapter of the round before, or start a fresh one each round."""
+    reporters: Annotated[tuple[Reporter, ...], Field(strict=False, max_length=4)] = ()
+    """Where loss and learning rate are also sent: event files for TensorBoard in the store, or an MLflow server."""
 
 
 class Gate(Resource):

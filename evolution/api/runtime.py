@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from evolution.api.run import Metadata, Resource
 
 Execution = Literal["Stage", "Round", "Run"]
+EngineName = Literal["Transformers", "VLLM", "OpenAI"]
 
 QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 DURATION_PATTERN = r"^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,7}s)?$"
@@ -163,6 +164,25 @@ class ModelCache(Resource):
         return self
 
 
+class EngineSettings(Resource):
+    """What generates text, in the stages Generate and Evaluate."""
+
+    name: EngineName = "Transformers"
+    """Transformers computes in the worker; VLLM starts vLLM there; OpenAI asks a server that has the model."""
+    endpoint: Annotated[str, Field(max_length=2048)] = ""
+    """Base URL of the server's API, as https://host/v1; for OpenAI only."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.name == "OpenAI" and not self.endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"endpoint: is {self.endpoint!r}, but engine OpenAI asks a server; give its http(s):// URL"
+            )
+        if self.name != "OpenAI" and self.endpoint:
+            raise ValueError(f"endpoint: is {self.endpoint!r}, but engine {self.name} asks no server; leave it out")
+        return self
+
+
 class Retries(Resource):
     limit: Annotated[int, Field(ge=0, le=100)] = 3
     """How often a failed stage is tried again before the run fails; preemptions and an unreachable store do not
@@ -215,6 +235,14 @@ class EvolutionRuntimeSpec(Resource):
     """Kueue LocalQueue for runs that carry no label kueue.x-k8s.io/queue-name themselves."""
     cache: ModelCache = ModelCache()
     """Where workers keep downloaded models."""
+    engine: EngineSettings = EngineSettings()
+    """What generates text."""
+    gradient_checkpointing: bool = False
+    """Training computes activations twice instead of keeping them: slower, and needs less memory."""
+    checkpoint_interval: Duration = "5m"
+    """How often a stage saves what it has done so far; so much is done again at most when its worker is lost."""
+    mlflow_uri: Annotated[str, Field(alias="mlflowURI", max_length=2048)] = ""
+    """Tracking server for runs whose training.reporters name MLflow."""
     env: Annotated[dict[str, str], Field(max_length=100)] = {}
     """Further environment variables of the workers, such as HTTPS_PROXY."""
     retries: Retries = Retries()

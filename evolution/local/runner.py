@@ -1,5 +1,6 @@
 """Carrying a plan out on this machine: decide, do the most urgent stage, decide again."""
 
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from evolution.local.worker import Worker
 from evolution.observation import Failure, Observation
 from evolution.plan.graph import Stage
 from evolution.plan.manifest import Manifest
-from evolution.plan.order import Order, order_stage
+from evolution.plan.order import Compute, Order, order_stage
 from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged
@@ -42,6 +43,7 @@ class Runner:
     failures: dict[str, Failure] = field(default_factory=dict)
     gpu_seconds: float = 0.0
     worker: Worker | None = None
+    mlflow_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", ""))
 
     def run(self) -> Plan:
         """Work until nothing is left to do: complete, suspended or failed. The last plan says which.
@@ -108,6 +110,7 @@ class Runner:
             store=self.local.artifacts.store.uri,
             model=self.local.run.spec.model.uri,
             stages=(order_stage(stage, attempt=before.count + 1 if before else 1),),
+            compute=Compute(reporters=self.local.run.spec.training.reporters, mlflow_uri=self.mlflow_uri),
         )
         self.worker = self.worker or Worker(self.local.log)
         failed: Failed | None = None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from evolution.api.run import EvolutionRun
 from evolution.api.runtime import Execution
 from evolution.plan.graph import Graph, Stage
-from evolution.plan.order import Order, OrderGate, OrderStage, order_stage
+from evolution.plan.order import Compute, Order, OrderGate, OrderStage, order_stage
 from evolution.plan.stage import Kind, sha256
 
 LONGEST_ORDER = 96 * 1024
@@ -70,7 +70,15 @@ def _together(graph: Graph, first: Stage, execution: Execution, taken: Collectio
 
 
 def make_order(
-    run: EvolutionRun, run_id: str, store: str, graph: Graph, batch: Batch, *, shards: int = 1, attempt: int = 1
+    run: EvolutionRun,
+    run_id: str,
+    store: str,
+    graph: Graph,
+    batch: Batch,
+    *,
+    shards: int = 1,
+    attempt: int = 1,
+    compute: Compute = Compute(),  # noqa: B008 (immutable)
 ) -> Order:
     """The order for `batch`, cut where it would grow too long for an environment variable."""
     chosen: list[OrderStage] = []
@@ -88,6 +96,7 @@ def make_order(
         store=store,
         model=run.spec.model.uri,
         stages=tuple(chosen),
+        compute=compute,
         shards=shards if batch.first.kind is Kind.GENERATE and batch.execution == "Stage" else 1,
         gate=OrderGate(gate=run.spec.gate, metric=run.spec.gate_metric, verdict=graph.verdict)
         if batch.execution == "Run"

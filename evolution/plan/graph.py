@@ -164,7 +164,7 @@ def unfold(spec: EvolutionRunSpec, manifests: Manifests, *, last_round: int | No
             Kind.GENERATE,
             round_,
             _generate_parameters(spec, round_),
-            base | {"documents": (documents, "documents")} | _adapter_input(writer),
+            base | {"documents": (documents, "documents")} | _adapter_input(writer) | _known_inputs(spec, start, pairs),
         )
         train = graph.add(
             f"r{round_}-train",
@@ -269,6 +269,20 @@ def _adapter_input(stage: Stage | None) -> dict[str, tuple[Stage, str]]:
     return {"adapter": (stage, "adapter")} if stage else {}
 
 
+def _known_inputs(spec: EvolutionRunSpec, learner: Stage | None, pairs: list[Stage]) -> dict[str, tuple[Stage, str]]:
+    """What the choice among candidates needs: earlier pairs, who is asked without the document, and which documents
+    gave nothing new.
+    """
+    if spec.generation.focus == "Any":
+        return {}
+    inputs = {f"pairs.{stage.round}": (stage, "pairs") for stage in pairs}
+    if pairs:
+        inputs["rests"] = (pairs[-1], "rests")
+    if spec.generation.focus == "Unknown" and learner:
+        inputs["learner"] = (learner, "adapter")
+    return inputs
+
+
 def _history_inputs(spec: EvolutionRunSpec, pairs: list[Stage], scores: list[Stage]) -> dict[str, tuple[Stage, str]]:
     if spec.selection.strategy == "None":
         return {}
@@ -283,6 +297,9 @@ def _generate_parameters(spec: EvolutionRunSpec, round_: int) -> Parameters:
         "round": round_,
         "rules": spec.preset,
         "questionsPerDocument": generation.questions_per_document,
+        "candidates": generation.candidates,
+        "focus": generation.focus,
+        **({"similarity": generation.similarity} if generation.focus != "Any" else {}),
         "temperature": generation.temperature,
         "answerTemperature": generation.answer_temperature,
         "topP": generation.top_p,
@@ -302,6 +319,8 @@ def _train_parameters(spec: EvolutionRunSpec, round_: int, *, has_history: bool)
         "seed": spec.seed,
         "round": round_,
         "rules": spec.preset,
+        "variant": training.variant,
+        "quantization": training.quantization,
         "rank": training.rank,
         "alpha": training.alpha,
         "dropout": training.dropout,

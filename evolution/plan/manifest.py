@@ -51,10 +51,31 @@ class Timings(Record):
     load: float = 0.0
     """Reading the model."""
     work: float = 0.0
+    checkpoint: float = 0.0
+    """Saving and restoring what was done so far."""
     io: float = 0.0
     """Moving artifacts from and to the store."""
+    idle: float = 0.0
+    """Waiting for somebody else: the store, another worker's download."""
     gpus: int = 0
     """GPUs held meanwhile."""
+
+
+class Usage(Record):
+    """What a stage has taken and given."""
+
+    tokens_in: int = 0
+    """Tokens that the model read: prompts, scored texts, training rows (once per pass)."""
+    tokens_out: int = 0
+    """Tokens that the model wrote."""
+    peak_memory: int = 0
+    """Bytes: most resident memory of the worker so far."""
+    peak_gpu_memory: int = 0
+    """Bytes: most memory of one GPU during the stage."""
+    flops: float = 0.0
+    """Floating-point operations of the model, by the usual estimate from parameters and tokens."""
+    mfu: float | None = None
+    """Model FLOPs utilisation while it worked: share of the GPUs' peak; null where the peak is not known."""
 
 
 class Manifest(Record):
@@ -72,6 +93,7 @@ class Manifest(Record):
     """Small numbers for people: counts, rejects by reason, losses, scores with their interval."""
     warnings: list[str] = []
     timings: Timings = Timings()
+    usage: Usage = Usage()
     versions: dict[str, str] = {}
     """Versions of the libraries that computed the result."""
     attempt: int = 1

@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from evolution.api.run import Gate, Metric
+from evolution.api.run import EvolutionRun, Gate, Metric, Reporter
+from evolution.api.runtime import EngineName, EvolutionRuntimeSpec, seconds
 from evolution.plan.gate import Verdict
 from evolution.plan.graph import Stage
 from evolution.plan.manifest import Record
@@ -43,6 +44,33 @@ class OrderGate(Record):
     """After the last evaluation before the order."""
 
 
+class Compute(Record):
+    """How a worker computes: speed, memory and what is told to whom. It changes no result, and is in no fingerprint."""
+
+    engine: EngineName = "Transformers"
+    endpoint: str = ""
+    """Base URL of an OpenAI-compatible API, for the engine of that name."""
+    processes: int = Field(default=0, ge=0)
+    """Processes that train together; 0 is one for every GPU of the worker."""
+    gradient_checkpointing: bool = False
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    """Seconds between two checkpoints."""
+    reporters: tuple[Reporter, ...] = ()
+    mlflow_uri: str = ""
+
+
+def compute_for(run: EvolutionRun, runtime: EvolutionRuntimeSpec) -> Compute:
+    """How the workers of `run` compute on a cluster."""
+    return Compute(
+        engine=runtime.engine.name,
+        endpoint=runtime.engine.endpoint,
+        gradient_checkpointing=runtime.gradient_checkpointing,
+        checkpoint_seconds=seconds(runtime.checkpoint_interval),
+        reporters=run.spec.training.reporters,
+        mlflow_uri=runtime.mlflow_uri,
+    )
+
+
 class Order(Record):
     api_version: Literal["selfevolution.io/v1alpha1"] = "selfevolution.io/v1alpha1"
     kind: Literal["Order"] = "Order"
@@ -58,6 +86,7 @@ class Order(Record):
     stages: tuple[OrderStage, ...]
     shards: int = Field(default=1, ge=1)
     """Workers that share the order's one `Generate` stage; each is told its own index, from 0, by its environment."""
+    compute: Compute = Compute()
     gate: OrderGate | None = None
     """Applied after each evaluation of the order; the worker ends early where the gate decides against what follows."""
 

@@ -8,6 +8,7 @@ from evolution.api.runtime import EvolutionRuntime, seconds
 from evolution.decide import Plan, RunEvent
 from evolution.observation import Wait
 from evolution.plan.dispatch import Batch, batches, make_order
+from evolution.plan.order import compute_for
 from evolution_operator.cache import Cache
 from evolution_operator.gateway import JOBS, PODS, AlreadyExists, Forbidden, Gateway, Invalid
 from evolution_operator.jobs import build_job, runtime_digest
@@ -143,6 +144,7 @@ class Executor:
             plan.graph,
             batch,
             shards=runtime.spec.shards,
+            compute=compute_for(subject.run, runtime.spec),
         )
         body = build_job(subject.run, subject.record.uid, runtime.spec, batch, order, self._environment)
         name = body["metadata"]["name"]

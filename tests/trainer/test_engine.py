@@ -4,21 +4,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from evolution_trainer import engine
-from evolution_trainer.engine import Engine, Reply
+from evolution_trainer import transformers_engine
+from evolution_trainer.engine import Reply
 from evolution_trainer.model import ModelSession
 from evolution_trainer.sampling import pick
+from evolution_trainer.transformers_engine import TransformersEngine
 
 QUESTIONS = [f"What is the number of machine {'seven ' * (i % 5)}{i}?" for i in range(17)]
 SEEDS = list(range(100, 117))
 
 
 def replies(session: ModelSession, budget: int, monkeypatch: pytest.MonkeyPatch, **settings: float) -> list[Reply]:
-    monkeypatch.setattr(engine, "TOKEN_BUDGET", {"cpu": budget, "cuda": budget})
+    monkeypatch.setattr(transformers_engine, "TOKEN_BUDGET", {"cpu": budget, "cuda": budget})
     with session.adapted(None) as model:
         prompts = [session.chat.prompt(question) for question in QUESTIONS]
         chosen = {"temperature": 0.0, "top_p": 1.0} | settings
-        return Engine(session, model).generate(prompts, SEEDS, max_tokens=12, **chosen)
+        return TransformersEngine(session, model).generate(prompts, SEEDS, max_tokens=12, **chosen)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}])
@@ -34,7 +35,9 @@ def test_replies_are_the_same_for_any_batch_size(
 def test_another_seed_gives_another_sample(session: ModelSession) -> None:
     prompt = session.chat.prompt(QUESTIONS[0])
     with session.adapted(None) as model:
-        written = Engine(session, model).generate([prompt] * 3, [1, 1, 2], temperature=1.0, top_p=1.0, max_tokens=12)
+        written = TransformersEngine(session, model).generate(
+            [prompt] * 3, [1, 1, 2], temperature=1.0, top_p=1.0, max_tokens=12
+        )
     assert written[0] == written[1] != written[2]
 
 
@@ -53,7 +56,7 @@ def test_sampling_settings_of_the_model_do_not_leak_in(
 def test_a_reply_is_cut_where_the_models_window_ends(session: ModelSession) -> None:
     prompt = session.chat.prompt("seven " * 300)[: session.window - 3]
     with session.adapted(None) as model:
-        writer = Engine(session, model)
+        writer = TransformersEngine(session, model)
         assert writer.fits(prompt)
         assert not writer.fits(prompt + [5] * 3)
         long, short = writer.generate([prompt, prompt[-20:]], [1, 2], temperature=0.0, top_p=1.0, max_tokens=12)
@@ -68,17 +71,17 @@ def test_a_gpu_that_runs_out_of_memory_halves_the_batch_and_goes_on(
     tiny_model: Path, tmp_path: Path, session: ModelSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = ModelSession(str(tiny_model), tmp_path)
-    whole = Engine._batch
+    whole = TransformersEngine._batch
     sizes: list[int] = []
 
-    def out_of_memory_above_four(self: Engine, prompts: list[list[int]], *rest: object) -> list[Reply]:
+    def out_of_memory_above_four(self: TransformersEngine, prompts: list[list[int]], *rest: object) -> list[Reply]:
         sizes.append(len(prompts))
         if len(prompts) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, prompts, *rest)  # type: ignore[arg-type]
 
     expected = replies(session, 1000, monkeypatch)
-    monkeypatch.setattr(Engine, "_batch", out_of_memory_above_four)
+    monkeypatch.setattr(TransformersEngine, "_batch", out_of_memory_above_four)
     assert replies(small, 1000, monkeypatch) == expected
     assert max(sizes) > 4
     assert small.halvings > 0

@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import load_file
 from stages import TRAIN
 
-from evolution_trainer.engine import Engine
 from evolution_trainer.metrics import measure, reference_rouges
 from evolution_trainer.model import ModelSession
 from evolution_trainer.score import reference_measure, scored
 from evolution_trainer.selection import select_as_reference
 from evolution_trainer.train import TrainParameters, fit
 from evolution_trainer.training_rows import Batches, tokenised
+from evolution_trainer.transformers_engine import TransformersEngine
 
 FOLDER = Path(os.environ.get("EVOLUTION_PARITY_DIR", Path(__file__).parents[3] / "shared" / "parity"))
 
@@ -123,7 +123,7 @@ def test_greedy_questions_and_answers_of_a_round_are_the_same(parity: ModelSessi
     order = [pair["document_index"] for pair in document["pairs"]]
     texts = [document["documents"][i] for i in order]
     with parity.adapted(None) as model:
-        write = partial(Engine(parity, model).generate, temperature=0.0, top_p=1.0, max_tokens=1024)
+        write = partial(TransformersEngine(parity, model).generate, temperature=0.0, top_p=1.0, max_tokens=1024)
         asked = [parity.chat.joint_prompt(templates["question_user"].replace("{document}", text)) for text in texts]
         questions = [reply.text for reply in write(asked, [0] * len(asked))]
         assert questions == [pair["question"].strip() for pair in document["pairs"]]

@@ -11,8 +11,9 @@ from pathlib import Path
 from evolution_trainer.model import ModelSession
 session = ModelSession({str(QUICKSTART / "model")!r}, Path("unused"))
 session.base
-from evolution_trainer.engine import Engine
-Engine(session, session.base).generate([session.chat.prompt("What?")], [1], temperature=1.0, top_p=0.9, max_tokens=4)
+from evolution_trainer.transformers_engine import TransformersEngine
+engine = TransformersEngine(session, session.base)
+engine.generate([session.chat.prompt("What?")], [1], temperature=1.0, top_p=0.9, max_tokens=4)
 print(*sorted(sys.modules))
 """
 

@@ -10,8 +10,10 @@ from typing import Any
 from evolution.store.artifacts import Artifacts
 from evolution.store.folder import FolderStore
 from evolution_trainer import prepare
+from evolution_trainer.checkpoint import Checkpoints
 from evolution_trainer.model import ModelSession
 from evolution_trainer.stage import Result, StageRun
+from evolution_trainer.timing import Clock
 
 MODEL = Path(__file__).parents[2] / "examples" / "quickstart" / "model"
 _runs = itertools.count()
@@ -46,6 +48,9 @@ class Preparation:
             model_uri=str(self.model),
             artifacts=Artifacts(FolderStore(self.folder / "store"), self.folder / "cache"),
             scratch=scratch,
+            checkpoints=Checkpoints(
+                FolderStore(self.folder / "store"), "runs/preparing/checkpoints/", Clock(), interval=3600.0
+            ),
             session=ModelSession(str(self.model), self.folder / "cache"),
             progress=lambda *_: None,
         )

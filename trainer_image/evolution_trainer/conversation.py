@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from evolution.plan.conversation import Participants, Question, Reply
+from evolution.plan.order import Compute
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.base import StoreError
 from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer.channel import EventPipe
-from evolution_trainer.engine import Engine
+from evolution_trainer.engine import opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 
@@ -41,8 +42,7 @@ def main() -> int:
 
 
 def _answer(session: ModelSession, adapter: Path | None, question: str, max_tokens: int) -> str:
-    with session.adapted(adapter) as model:
-        engine = Engine(session, model)
+    with opened_engine(session, Compute(), adapter) as engine:
         prompt = session.chat.prompt(question)
         if not engine.fits(prompt):
             return f"(the question has {len(prompt)} tokens, the model's window {session.window})"

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from evolution.api.run import Metric
 from evolution.plan.manifest import Record
 from evolution_trainer.clean import question_key
-from evolution_trainer.engine import Engine
+from evolution_trainer.engine import opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.metrics import interval, measure
 from evolution_trainer.rows import count_rows, read_rows, windows
@@ -39,8 +39,10 @@ def run(stage: StageRun) -> Result:
         done += more
         stage.progress("items", done, total)
 
-    with stage.session.adapted(adapter) as model, stage.rows_out("predictions") as predictions:
-        engine = Engine(stage.session, model)
+    with (
+        opened_engine(stage.session, stage.compute, adapter) as engine,
+        stage.rows_out("predictions") as predictions,
+    ):
         for window in windows(read_rows(items), WINDOW):
             prompts = [stage.session.chat.prompt(item["question"]) for item in window]
             fitting = [i for i, prompt in enumerate(prompts) if engine.fits(prompt)]

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from evolution.api.run import Preset
 from evolution.plan.manifest import Artifact, Record
 from evolution_trainer.clean import Cleaned, Rejected, clean_answer, clean_question, question_key
-from evolution_trainer.engine import Engine, Reply
+from evolution_trainer.engine import Engine, Reply, opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.prompts import answer_prompt, question_prompt, render
 from evolution_trainer.rows import Row, count_rows, read_rows, windows
@@ -59,8 +59,11 @@ def run_part(stage: StageRun, shard: int, shards: int) -> Result:
     parameters = GenerateParameters.model_validate(stage.parameters)
     total = count_rows(documents)
     start, end = shard * total // shards, (shard + 1) * total // shards
-    with stage.rows_out("question-rejects") as rejects, stage.session.adapted(adapter) as model:
-        writer = Writer(stage, parameters, Engine(stage.session, model), rejects)
+    with (
+        stage.rows_out("question-rejects") as rejects,
+        opened_engine(stage.session, stage.compute, adapter) as engine,
+    ):
+        writer = Writer(stage, parameters, engine, rejects)
         with stage.rows_out("questions") as questions:
             for question in writer.ask(
                 islice(read_rows(documents), start, end), (end - start) * parameters.questions_per_document

@@ -1,15 +1,18 @@
 """What every stage gets and gives: a stage is `run(stage: StageRun) -> Result`, one module per kind."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pydantic import JsonValue
 
+from evolution.plan.order import Compute
 from evolution.plan.stage import canonical_json
 from evolution.store.artifacts import Artifacts
+from evolution_trainer.checkpoint import Checkpoints, Journal
+from evolution_trainer.timing import Usage
 
 if TYPE_CHECKING:
     from evolution_trainer.model import ModelSession
@@ -36,6 +39,9 @@ class StageRun:
     session: "ModelSession"
     """The base model, read at first use and kept by the worker."""
     progress: ReportProgress
+    checkpoints: Checkpoints
+    compute: Compute = field(default_factory=Compute)
+    usage: Usage = field(default_factory=Usage)
 
     def input(self, name: str) -> Path:
         """Local, verified file of an input."""
@@ -46,6 +52,10 @@ class StageRun:
         """A JSON Lines file of that name in `scratch`."""
         with (self.scratch / f"{name}.jsonl").open("wb") as file:
             yield RowWriter(file.write)
+
+    def journal(self, name: str) -> AbstractContextManager[Journal]:
+        """The same, beginning with the rows that an interrupted worker has left."""
+        return self.checkpoints.journal(name, self.scratch / f"{name}.jsonl")
 
 
 @dataclass

@@ -23,6 +23,8 @@ class Clock:
     )
     io: float = 0.0
     load: float = 0.0
+    checkpoint: float = 0.0
+    idle: float = 0.0
     _depth: int = 0
 
     @contextmanager
@@ -31,6 +33,24 @@ class Clock:
         start = time.monotonic()
         yield
         self.load += time.monotonic() - start
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Count the block as time spent saving or restoring what was done so far."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.checkpoint += time.monotonic() - start
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as time in which nothing was done."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.idle += time.monotonic() - start
 
     @contextmanager
     def moving(self) -> Iterator[None]:
@@ -52,10 +72,24 @@ class Clock:
             started_at=self.started_at,
             total=round(total, 3),
             load=round(load, 3),
-            work=round(max(0.0, total - load - self.io), 3),
+            work=round(max(0.0, total - load - self.io - self.checkpoint - self.idle), 3),
+            checkpoint=round(self.checkpoint, 3),
             io=round(self.io, 3),
+            idle=round(self.idle, 3),
             gpus=_gpus(),
         )
+
+
+@dataclass
+class Usage:
+    """What a stage has taken and given; counted by the stage itself."""
+
+    tokens_in: int = 0
+    """Tokens that the model read: prompts, scored texts, training rows (once per pass)."""
+    tokens_out: int = 0
+    """Tokens that the model wrote."""
+    flops: float = 0.0
+    """Floating-point operations of the model, by the usual estimate from parameters and tokens."""
 
 
 class TimedArtifacts(Artifacts):
@@ -89,7 +123,9 @@ def summed(parts: Sequence[Timings]) -> Timings:
         total=round(sum(part.total for part in parts), 3),
         load=round(sum(part.load for part in parts), 3),
         work=round(sum(part.work for part in parts), 3),
+        checkpoint=round(sum(part.checkpoint for part in parts), 3),
         io=round(sum(part.io for part in parts), 3),
+        idle=round(sum(part.idle for part in parts), 3),
         gpus=max(part.gpus for part in parts),
     )
 

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +18,7 @@ from evolution.plan.manifest import Artifact, Manifest
 from evolution.plan.order import Order, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint
 from evolution.plan.worker import Committed, ExitCode, Failed, ModelLoaded, OrderDone, Ready, Started
+from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.base import ObjectStore, StoreRefused, StoreUnavailable
 from evolution.store.cache import cache_folder
@@ -26,13 +27,14 @@ from evolution.store.parts import Parts
 from evolution.store.sources import SourceUnusable
 from evolution_trainer import pod
 from evolution_trainer.channel import EventPipe, OrderPipe, ProgressReporter
+from evolution_trainer.checkpoint import Checkpoints
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.libraries import import_transformers
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted, raise_on_signals
 from evolution_trainer.scratch import Scratch
 from evolution_trainer.stage import Result, StageRun
-from evolution_trainer.timing import Clock, TimedArtifacts, summed
+from evolution_trainer.timing import Clock, TimedArtifacts, Usage, summed
 
 LIBRARIES = ("evolution", "torch", "transformers", "peft")
 
@@ -218,7 +220,17 @@ class Worker:
         name = fingerprint(todo.kind, todo.parameters, inputs)
         clock = Clock()
         progress = ProgressReporter(self.pipe, store, order.run, todo.id, name, shard=shard, rarely=self.in_pod)
-        return Doing(order, todo, inputs, name, clock, TimedArtifacts(store, self.cache, clock), progress)
+        kept = keys.checkpoints(order.run, name) + (f"{shard}-of-{order.shards}/" if shard is not None else "")
+        return Doing(
+            order,
+            todo,
+            inputs,
+            name,
+            clock,
+            TimedArtifacts(store, self.cache, clock),
+            progress,
+            Checkpoints(store, kept, clock, order.compute.checkpoint_seconds),
+        )
 
     def _adopted(self, doing: "Doing") -> Manifest | None:
         """The stage's manifest, if it is done; else its start is told."""
@@ -247,6 +259,9 @@ class Worker:
                     scratch=scratch,
                     session=session,
                     progress=doing.progress,
+                    checkpoints=doing.checkpoints,
+                    compute=doing.order.compute,
+                    usage=doing.usage,
                 )
             )
             outputs = {
@@ -273,6 +288,7 @@ class Worker:
 
     def _commit(self, doing: "Doing", made: Manifest) -> Manifest:
         manifest, created = doing.artifacts.commit(made)
+        doing.checkpoints.remove()
         self.pipe.emit(Committed(stage=doing.todo.id, manifest=manifest, adopted=not created))
         return manifest
 
@@ -297,6 +313,8 @@ class Doing:
     clock: Clock
     artifacts: TimedArtifacts
     progress: ProgressReporter
+    checkpoints: Checkpoints
+    usage: Usage = field(default_factory=Usage)
 
 
 def generate_module() -> ModuleType:
