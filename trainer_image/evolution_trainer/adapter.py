@@ -1,26 +1,82 @@
-"""LoRA adapters in PEFT's format: what a run's settings ask for, and files whose bytes depend on the weights alone."""
+"""What is trained, as a run's settings ask for it: an adapter in PEFT's format, or all weights; and files whose bytes
+depend on the weights alone.
+"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
+from evolution.api.run import Quantization, Variant
 from evolution.plan.manifest import Record
+from evolution.plan.order import Compute
+from evolution.plan.serving import unservable
 from evolution.plan.stage import canonical_json
 from evolution.plan.worker import ExitCode
-from evolution_trainer.base_model import adapter_settings, linear_modules
+from evolution_trainer import full_weights
+from evolution_trainer.base_model import (
+    adapter_settings,
+    attached,
+    linear_modules,
+    require_bitsandbytes,
+    with_new_adapter,
+)
 from evolution_trainer.failure import StageFailed
+from evolution_trainer.model import ModelSession
+from evolution_trainer.model_files import is_full
 
 
 class AdapterParameters(Record):
-    """The part of `spec.training` that describes the adapter."""
+    """The part of `spec.training` that tells what is trained."""
 
+    variant: Variant = "LoRA"
+    quantization: Quantization = "None"
     rank: int
     alpha: float
     dropout: float
     target_modules: tuple[str, ...]
     layers: tuple[int, ...]
+
+
+def check_variant(parameters: AdapterParameters, compute: Compute) -> list[str]:
+    """See, before a GPU hour is spent, that what comes out can be used and that this worker can train it; warnings.
+
+    Raises:
+        StageFailed: EngineCannotServe or QuantizationUnavailable (bad spec), with what would do instead.
+    """
+    if problem := unservable(parameters.variant, compute.engine):
+        raise StageFailed("EngineCannotServe", problem, ExitCode.BAD_SPEC)
+    if parameters.quantization == "None":
+        return []
+    require_bitsandbytes()
+    return [
+        "training.quantization NF4: the adapter was trained on 4-bit weights, and is used with the base model in full "
+        "precision, which answers slightly differently"
+    ]
+
+
+@contextmanager
+def trainable(session: ModelSession, parameters: AdapterParameters, adapter: Path | None) -> Iterator[Any]:
+    """The model with what `parameters` ask for trainable, going on from `adapter` (None: afresh); afterwards the bare
+    model is as it was.
+
+    Raises:
+        StageFailed: AdapterDiffers, TargetModuleUnknown, LayerUnknown (bad spec); AdapterDoesNotFit.
+    """
+    if adapter is not None:
+        check_settings(parameters, adapter)
+    with session.quantized() if parameters.quantization == "NF4" else nullcontext(session.base) as base:
+        if parameters.variant == "Full":
+            changed = full_weights.trainable(base, adapter)
+        elif adapter is None:
+            changed = with_new_adapter(base, lora_config(parameters, base))
+        else:
+            changed = attached(base, adapter, trainable=True)
+        with changed as model:
+            yield model
 
 
 def lora_config(parameters: AdapterParameters, model: Any) -> LoraConfig:
@@ -51,6 +107,8 @@ def lora_config(parameters: AdapterParameters, model: Any) -> LoraConfig:
         lora_dropout=parameters.dropout,
         target_modules=list(parameters.target_modules) or known,
         layers_to_transform=list(parameters.layers) or None,
+        use_rslora=parameters.variant == "RSLoRA",
+        use_dora=parameters.variant == "DoRA",
         task_type="CAUSAL_LM",
     )
 
@@ -61,13 +119,15 @@ def check_settings(parameters: AdapterParameters, adapter: Path) -> None:
     Raises:
         StageFailed: AdapterDiffers (bad spec), naming both values.
     """
-    settings = adapter_settings(adapter)
-    wanted = {
-        "rank": (parameters.rank, settings.get("r")),
-        "alpha": (parameters.alpha, settings.get("lora_alpha")),
-        "targetModules": (sorted(parameters.target_modules), _listed(settings.get("target_modules"))),
-        "layers": (sorted(parameters.layers), _listed(settings.get("layers_to_transform"))),
-    }
+    wanted: dict[str, tuple[Any, Any]] = {"variant": (parameters.variant, _variant(adapter))}
+    if not is_full(adapter) and parameters.variant != "Full":
+        settings = adapter_settings(adapter)
+        wanted |= {
+            "rank": (parameters.rank, settings.get("r")),
+            "alpha": (parameters.alpha, settings.get("lora_alpha")),
+            "targetModules": (sorted(parameters.target_modules), _listed(settings.get("target_modules"))),
+            "layers": (sorted(parameters.layers), _listed(settings.get("layers_to_transform"))),
+        }
     for field, (value, found) in wanted.items():
         if value != [] and value != found:
             raise StageFailed(
@@ -78,11 +138,15 @@ def check_settings(parameters: AdapterParameters, adapter: Path) -> None:
             )
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter attached to `model` as `adapter_config.json` and `adapter_model.safetensors`.
+def save_trained(model: Any, folder: Path, base: str) -> None:
+    """Write what was trained in `model`: an adapter as `adapter_config.json` and `adapter_model.safetensors`, or all
+    weights as `full_weights.py` has them. `base` is the digest of the base model's listing.
 
     The same weights give the same bytes: sets are sorted, and nothing tells where the base model lay.
     """
+    if not isinstance(model, PeftModel):
+        full_weights.save(model, folder, base)
+        return
     folder.mkdir()
     settings = model.peft_config["default"].to_dict()
     settings |= {"base_model_name_or_path": None, "revision": None, "inference_mode": True}
@@ -92,6 +156,14 @@ def save_adapter(model: Any, folder: Path) -> None:
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     contiguous = {key: weights[key].detach().float().cpu().contiguous() for key in sorted(weights)}
     save_file(contiguous, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _variant(folder: Path) -> str:
+    if is_full(folder):
+        return "Full"
+    settings = adapter_settings(folder)
+    names = {"use_dora": "DoRA", "use_rslora": "RSLoRA"}
+    return " with ".join(name for key, name in names.items() if settings.get(key)) or "LoRA"
 
 
 def _listed(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from evolution.plan.worker import ExitCode
 from evolution_trainer.failure import StageFailed
 
 if TYPE_CHECKING:
@@ -32,11 +34,16 @@ logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def precision(device: torch.device) -> torch.dtype:
+    """Of a model that only reads and writes."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def load(folder: Path, device: torch.device, end_tokens: Sequence[int], pad_token: int) -> Any:
     """The causal language model in `folder`, frozen: fp32 on a CPU, bf16 on a GPU; from safetensors only."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        dtype=precision(device),
         attn_implementation="sdpa",
         use_safetensors=True,
     )
@@ -51,6 +58,44 @@ def load(folder: Path, device: torch.device, end_tokens: Sequence[int], pad_toke
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1 if model.num_parameters() < SMALL else _THREADS)
     return model
+
+
+def load_quantized(folder: Path, device: torch.device) -> Any:
+    """The model in `folder` with its linear layers in 4-bit NF4, frozen, for training an adapter on it.
+
+    Raises:
+        StageFailed: QuantizationUnavailable (bad spec).
+    """
+    require_bitsandbytes()
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision(device),
+    )
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=precision(device),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        quantization_config=settings,
+        device_map={"": device},
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def require_bitsandbytes() -> None:
+    """See that 4-bit training is possible here."""
+    if find_spec("bitsandbytes") is None:
+        raise StageFailed(
+            "QuantizationUnavailable",
+            "training.quantization NF4 needs the package bitsandbytes, which this worker lacks: install the extra "
+            "qlora (pip install 'evolution[qlora]'), or set training.quantization to None",
+            ExitCode.BAD_SPEC,
+        )
 
 
 @contextmanager
@@ -82,10 +127,17 @@ def _for_a_while(base: Any, model: Any) -> Iterator[Any]:
         yield model.eval()
     finally:
         model.unload()
-        base.requires_grad_(False)
-        base.eval()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        quiet(base)
+
+
+def quiet(base: Any) -> None:
+    """Bring a model that was trained back to where it only reads and writes."""
+    base.requires_grad_(False)
+    if base.is_gradient_checkpointing:
+        base.gradient_checkpointing_disable()
+    base.eval()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def adapter_settings(adapter: Path) -> dict[str, Any]:
@@ -95,7 +147,7 @@ def adapter_settings(adapter: Path) -> dict[str, Any]:
 
 
 def check_adapter_fits(adapter: Path, base: Any) -> None:
-    """See that every LoRA matrix of a PEFT folder belongs to a linear module of `base` and has its size.
+    """See that every matrix and magnitude of a PEFT folder belongs to a linear module of `base` and has its size.
 
     Raises:
         StageFailed: AdapterDoesNotFit.
@@ -108,14 +160,17 @@ def check_adapter_fits(adapter: Path, base: Any) -> None:
         raise StageFailed("AdapterDoesNotFit", f"the adapter is no LoRA adapter in PEFT format: {error}") from error
     for key, shape in shapes.items():
         module, _, matrix = key.removeprefix(LORA_PREFIX).removesuffix(".weight").rpartition(".")
-        if matrix not in ("lora_A", "lora_B"):
-            raise StageFailed("AdapterDoesNotFit", f"{key}: only LoRA adapters with lora_A and lora_B are supported")
+        if matrix not in ("lora_A", "lora_B", "lora_magnitude_vector"):
+            raise StageFailed(
+                "AdapterDoesNotFit",
+                f"{key}: only adapters with lora_A, lora_B and, for DoRA, lora_magnitude_vector are supported",
+            )
         if module not in linear:
             raise StageFailed(
                 "AdapterDoesNotFit", f"the adapter has weights for {module}, but the model has no such linear module"
             )
         outputs, inputs = linear[module]
-        wanted = (rank, inputs) if matrix == "lora_A" else (outputs, rank)
+        wanted = {"lora_A": (rank, inputs), "lora_B": (outputs, rank)}.get(matrix, (outputs,))
         if shape != wanted:
             raise StageFailed(
                 "AdapterDoesNotFit",

@@ -16,7 +16,6 @@ from evolution_trainer.libraries import import_transformers
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig
 
 # torch, transformers and peft take seconds to import, and many a stage fails or is done without them: they are
 # imported where they are first needed.
@@ -60,6 +59,11 @@ class ModelSession:
             model_files.verify(folder, self._expected)
             self._verified = self._expected
         return folder
+
+    @property
+    def digest(self) -> str:
+        """Of the model's listing; empty where nobody asked for a certain model."""
+        return self._expected or ""
 
     @cached_property
     def _local_folder(self) -> Path:
@@ -138,8 +142,9 @@ class ModelSession:
         self._on_load(time.monotonic() - start)
         return model
 
-    def adapted(self, adapter: Path | None, *, trainable: bool = False) -> AbstractContextManager[Any]:
-        """The model with the PEFT adapter in folder `adapter` (None: bare) for the length of a `with` block.
+    def adapted(self, adapter: Path | None) -> AbstractContextManager[Any]:
+        """The model with what was trained, in the folder `adapter` (None: bare), for the length of a `with` block: a
+        PEFT adapter, or all weights.
 
         Raises:
             StageFailed: AdapterDoesNotFit, naming the module and both shapes.
@@ -147,16 +152,27 @@ class ModelSession:
         base = self.base
         if adapter is None:
             return nullcontext(base.eval())
-        from evolution_trainer import base_model
+        from evolution_trainer import base_model, full_weights
 
-        return base_model.attached(base, adapter, trainable=trainable)
+        if model_files.is_full(adapter):
+            return full_weights.swapped_in(base, adapter)
+        return base_model.attached(base, adapter, trainable=False)
 
-    def with_new_adapter(self, config: "LoraConfig") -> AbstractContextManager[Any]:
-        """The model with a fresh, trainable adapter for the length of a `with` block."""
-        base = self.base
-        from evolution_trainer import base_model
+    @contextmanager
+    def quantized(self) -> Iterator[Any]:
+        """The model with 4-bit weights for training, in place of the bare one, for the length of a `with` block.
 
-        return base_model.with_new_adapter(base, config)
+        Raises:
+            StageFailed: QuantizationUnavailable (bad spec).
+        """
+        folder, device = self.folder, self.device
+        self.__dict__.pop("base", None)  # the bare model is read again when somebody asks for it
+        with self._loading("weights"):
+            import_transformers()
+            from evolution_trainer import base_model
+
+            model = base_model.load_quantized(folder, device)
+        yield model
 
     @contextmanager
     def _loading(self, what: str) -> Iterator[None]:

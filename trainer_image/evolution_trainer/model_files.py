@@ -32,6 +32,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER_SETTINGS = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FULL_SETTINGS = "full_weights.json"
+"""Beside `model.safetensors` with all weights of a model that was trained as a whole."""
 _LORA_PREFIX = "base_model.model."
 
 Shape = tuple[int, ...]
@@ -68,6 +70,11 @@ def listing(folder: Path, on_file: Callable[[int, int], None] = lambda _done, _t
     }
 
 
+def is_full(folder: Path) -> bool:
+    """Whether the folder holds all weights of a trained model rather than an adapter."""
+    return (folder / FULL_SETTINGS).is_file()
+
+
 def verify(folder: Path, expected: str) -> None:
     """See that `folder` holds the model whose listing has the digest `expected`.
 
@@ -84,11 +91,15 @@ def verify(folder: Path, expected: str) -> None:
 
 
 def prepare_adapter(source: Path, model: Path, target: Path) -> None:
-    """Copy the PEFT adapter in `source` into the new folder `target`, after seeing that it fits the model in `model`.
+    """Copy the PEFT adapter in `source`, or all weights of a trained model, into the new folder `target`, after seeing
+    that they fit the model in `model`.
 
     Raises:
         StageFailed: AdapterUnusable, or AdapterDoesNotFit, naming the module and both shapes.
     """
+    if is_full(source):
+        _prepare_full(source, model, target)
+        return
     settings = _adapter_settings(source)
     weights = source / ADAPTER_WEIGHTS
     if not weights.is_file():
@@ -100,6 +111,21 @@ def prepare_adapter(source: Path, model: Path, target: Path) -> None:
     target.mkdir()
     (target / ADAPTER_SETTINGS).write_bytes(canonical_json(settings))
     shutil.copyfile(weights, target / ADAPTER_WEIGHTS)
+
+
+def _prepare_full(source: Path, model: Path, target: Path) -> None:
+    settings, weights = _json_object(source / FULL_SETTINGS), source / WEIGHTS
+    if not weights.is_file():
+        raise _unusable_adapter(f"{source}: has no {WEIGHTS}")
+    base = _base_shapes(model)
+    for name, shape in shapes(weights).items():
+        wanted = base.get(name)
+        # A checkpoint may call it differently than the model in memory; what reads it there sees to those.
+        if wanted is not None and wanted != shape:
+            raise _does_not_fit(f"{name}: the trained weights are {list(shape)}, the model needs {list(wanted)}")
+    target.mkdir()
+    (target / FULL_SETTINGS).write_bytes(canonical_json(settings))
+    shutil.copyfile(weights, target / WEIGHTS)
 
 
 def shapes(path: Path) -> dict[str, Shape]:

@@ -5,7 +5,6 @@ Optimizer and learning-rate schedule start afresh every round; the adapter goes 
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from evolution.api.run import Preset, Strategy
 from evolution.plan.manifest import Record
 from evolution.plan.worker import ExitCode
-from evolution_trainer.adapter import AdapterParameters, check_settings, lora_config, save_adapter
+from evolution_trainer.adapter import AdapterParameters, check_variant, save_trained, trainable
 from evolution_trainer.card import model_card
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
@@ -66,7 +65,7 @@ def run(stage: StageRun) -> Result:
         StageFailed: NoRows, LossNotFinite, or what is wrong with the adapter's settings.
     """
     parameters = TrainParameters.model_validate(stage.parameters)
-    warnings: list[str] = []
+    warnings = check_variant(parameters, stage.compute)
     history = chosen_history(stage, parameters, warnings)
     with stage.rows_out("selection") as selection:
         for round_, row in history:
@@ -152,22 +151,15 @@ def fit(
     """
     while True:
         try:
-            with _attached(session, parameters, adapter) as model:
+            torch.manual_seed(seed(parameters.seed, parameters.round, "adapter"))
+            with trainable(session, parameters, adapter) as model:
                 log = _train(model, session, parameters, batches, scratch, progress)
-                save_adapter(model, scratch / "adapter")
+                save_trained(model, scratch / "adapter", session.digest)
                 return log
         except torch.OutOfMemoryError:
             if _micro_batch(session, parameters.batch_size, batches.rows) == 1:
                 raise
             session.halve_budget()
-
-
-def _attached(session: ModelSession, parameters: TrainParameters, adapter: Path | None) -> AbstractContextManager[Any]:
-    torch.manual_seed(seed(parameters.seed, parameters.round, "adapter"))
-    if adapter is None:
-        return session.with_new_adapter(lora_config(parameters, session.base))
-    check_settings(parameters, adapter)
-    return session.adapted(adapter, trainable=True)
 
 
 def _train(
