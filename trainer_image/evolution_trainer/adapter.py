@@ -52,10 +52,8 @@ def check_variant(parameters: AdapterParameters, compute: Compute) -> list[str]:
     if parameters.quantization == "None":
         return []
     require_bitsandbytes()
-    return [
-        "training.quantization NF4: the adapter was trained on 4-bit weights, and is used with the base model in full "
-        "precision, which answers slightly differently"
-    ]
+    seen = "the adapter was trained on 4-bit weights, and is used with the base model in full precision"
+    return [f"training.quantization NF4: {seen}, which answers slightly differently"]
 
 
 @contextmanager
