@@ -12,7 +12,7 @@ from evolution.plan.order import Compute
 from evolution.plan.stage import canonical_json
 from evolution.store.artifacts import Artifacts
 from evolution_trainer.checkpoint import Checkpoints, Journal
-from evolution_trainer.timing import Usage
+from evolution_trainer.usage import Meter
 
 if TYPE_CHECKING:
     from evolution_trainer.model import ModelSession
@@ -41,7 +41,9 @@ class StageRun:
     progress: ReportProgress
     checkpoints: Checkpoints
     compute: Compute = field(default_factory=Compute)
-    usage: Usage = field(default_factory=Usage)
+    usage: Meter = field(default_factory=Meter)
+    run: str = ""
+    """`<name>-<uid8>`: where the run's own things lie in the store."""
 
     def input(self, name: str) -> Path:
         """Local, verified file of an input."""

@@ -80,18 +80,6 @@ class Clock:
         )
 
 
-@dataclass
-class Usage:
-    """What a stage has taken and given; counted by the stage itself."""
-
-    tokens_in: int = 0
-    """Tokens that the model read: prompts, scored texts, training rows (once per pass)."""
-    tokens_out: int = 0
-    """Tokens that the model wrote."""
-    flops: float = 0.0
-    """Floating-point operations of the model, by the usual estimate from parameters and tokens."""
-
-
 class TimedArtifacts(Artifacts):
     """Artifacts that tell a clock how long they were moved."""
 
