@@ -5,19 +5,19 @@ from api_objects import LEFT_OUT, Changes
 
 Mistake = tuple[Changes, list[str]]
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 LOCATIONS: list[Mistake] = [
     ({"spec.model.uri": "file:///home/me/model"}, ["spec.model.uri", '"file:///home/me/model" lies on a laptop', "upload it (aws s3 sync MODEL s3://bucket/prefix)"]),
     ({"spec.model.uri": "./model"}, ["spec.model.uri", '"./model" lies on a laptop', "give s3://bucket/prefix"]),
-    ({"spec.model.uri": "Qwen/Qwen2.5-0.5B"}, ["spec.model.uri", '"Qwen/Qwen2.5-0.5B" is a relative path or a name on the Hugging Face Hub', "hf download"]),
-    ({"spec.model.uri": "hf://Qwen/Qwen2.5-0.5B"}, ["spec.model.uri", "Hugging Face Hub, which is not supported yet", "hf download NAME --local-dir MODEL"]),
-    ({"spec.model.uri": "pvc://models/base"}, ["spec.model.uri", '"pvc://models/base" is on a volume claim, which is not supported yet', "aws s3 sync"]),
+    ({"spec.model.uri": "Qwen/Qwen2.5-0.5B"}, ["spec.model.uri", '"Qwen/Qwen2.5-0.5B" is a relative path or a name on the Hugging Face Hub', "give hf://org/name@<40 hex digits>", "aws s3 sync"]),
     ({"spec.model.uri": "gs://models/base"}, ["spec.model.uri", '"gs://models/base" has a scheme that is not supported', "give s3://"]),
     ({"spec.model.uri": "s3:///base"}, ["spec.model.uri", '"s3:///base" names no bucket', "3 to 63 characters"]),
     ({"spec.model.adapterURI": "adapter"}, ["spec.model.adapterURI", '"adapter" lies on a laptop', "aws s3 sync"]),
     ({"spec.documents.uri": "documents"}, ["spec.documents.uri", '"documents" lies on a laptop', "aws s3 sync DOCUMENTS s3://bucket/prefix"]),
     ({"spec.evaluation.uri": "questions.jsonl"}, ["spec.evaluation.uri", '"questions.jsonl" lies on a laptop', "aws s3 cp FILE"]),
     ({"spec.publish": {"uri": "file:///adapter"}}, ["spec.publish.uri", "where a cluster's workers cannot write", "give s3://"]),
-    ({"spec.publish": {"uri": "hf://me/adapter"}}, ["spec.publish.uri", '"hf://me/adapter" has a scheme that is not supported yet', "give s3://"]),
+    ({"spec.publish": {"uri": "hf://me/adapter"}}, ["spec.publish.uri", '"hf://me/adapter" has a scheme that cannot be written to', "give s3://"]),
 ]  # fmt: skip
 """Of runs: right on a laptop, and out of a cluster's reach."""
 WRONG_RUNS: list[Mistake] = [
@@ -28,6 +28,16 @@ WRONG_RUNS: list[Mistake] = [
     ({"spec.rounds": "three"}, ["spec.rounds", "must be of type integer"]),
     ({"spec.model.uri": LEFT_OUT}, ["spec.model.uri: Required value"]),
     ({"spec.model.uri": ""}, ["spec.model.uri", "at least 1 chars long"]),
+    ({"spec.model.uri": "hf://Qwen/Qwen2.5-0.5B"}, ["spec.model.uri", '"hf://Qwen/Qwen2.5-0.5B" names no revision', "git ls-remote"]),
+    ({"spec.model.uri": "hf://Qwen/Qwen2.5-0.5B@main"}, ["spec.model.uri", "branches and tags move", "40 hex digits of a commit"]),
+    ({"spec.model.uri": f"hf://datasets/org/name@{COMMIT}"}, ["spec.model.uri", "is a data set, where a model is wanted"]),
+    ({"spec.model.uri": f"hf://datasets/name@{COMMIT}"}, ["spec.model.uri", "is a data set, where a model is wanted"]),
+    ({"spec.model.uri": f"hf://name@{COMMIT}"}, ["spec.model.uri", "names nothing on the Hugging Face Hub", "give hf://org/name@"]),
+    ({"spec.model.uri": f"hf://org/name@{COMMIT}/../other"}, ["spec.model.uri", "has '.' or '..' in its path"]),
+    ({"spec.model.uri": "pvc://Models/base"}, ["spec.model.uri", '"pvc://Models/base" names no volume claim', "lower-case letters"]),
+    ({"spec.model.adapterURI": "pvc://models/../secrets"}, ["spec.model.adapterURI", "has '.' or '..' in its path"]),
+    ({"spec.documents.uri": f"hf://org/name@{COMMIT}"}, ["spec.documents.uri", "is a model, where a data set is wanted", "give hf://datasets/org/name@"]),
+    ({"spec.evaluation.uri": "hf://datasets/org/name@v1/eval.jsonl"}, ["spec.evaluation.uri", "branches and tags move", "https://huggingface.co/datasets/NAME"]),
     ({"spec.documents": LEFT_OUT}, ["spec.documents: Required value"]),
     ({"spec.documents": "s3://corpora/documents"}, ["spec.documents", "must be of type object"]),
     ({"spec.documents.maxTokens": 8}, ["spec.documents.maxTokens: Invalid value: 8", "greater than or equal to 16"]),

@@ -1,13 +1,23 @@
 """CEL rules of the CustomResourceDefinitions: what the API server checks beyond types and bounds.
 
 What these refuse the types refuse too, so that `evolve validate` and the API server agree. The exception is locations:
-a laptop reads its files, a cluster reads s3://.
+a laptop reads its files, which a cluster cannot.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evolution.api.crd_schema import Schema
+from evolution.api.locations import (
+    DATASET_OBJECTIONS,
+    HUB_DATASET,
+    HUB_MODEL,
+    MODEL_OBJECTIONS,
+    NO_MODEL,
+    STEPS_OUT,
+    VOLUME,
+    Objection,
+)
 from evolution.api.presets import PRESETS
 from evolution.api.runtime import (
     LEAST_CPU,
@@ -60,49 +70,60 @@ def _name(why: str = "") -> Rule:
 
 
 _S3 = "give s3://bucket/prefix"
+_BUCKET = "self.matches('^s3://[^/]{3,63}(/.*)?$')"
 
 
-def _location(explained: Sequence[tuple[str, str]], otherwise: str) -> tuple[Rule, ...]:
+def _location(right: str, explained: Sequence[tuple[str, str]], otherwise: str) -> tuple[Rule, ...]:
     """`self` lies where the workers of a cluster reach it.
 
     Args:
-        explained: what to say of other locations, by CEL condition.
+        right: CEL condition of locations that can be used.
+        explained: what to say of others, by CEL condition.
         otherwise: what to say where none of them holds.
     """
     cases = [("self.startsWith('s3://')", f" names no bucket; {_S3}, the bucket with 3 to 63 characters"), *explained]
     words = "".join(f"{condition} ? {text(what)} : " for condition, what in cases) + text(otherwise)
-    return (Rule("self == '' || self.matches('^s3://[^/]{3,63}(/.*)?$')", f"""'"' + self + '"' + ({words})"""),)
+    return (Rule(f"self == '' || {right}", f"""'"' + self + '"' + ({words})"""),)
 
 
-def _source(upload: str, download: str) -> tuple[Rule, ...]:
-    """A location that workers read, and how its content gets to where they can."""
+def _matches(pattern: str) -> str:
+    return f"self.matches({text(pattern)})"
+
+
+def _source(hub: str, wrong: str, objections: Sequence[Objection], upload: str) -> tuple[Rule, ...]:
+    """A location that workers read, and how its content gets to where they can.
+
+    Args:
+        hub: pattern of locations on the Hugging Face Hub.
+        wrong: pattern of locations that cannot be used all the same.
+        objections: what is said of wrong ones there and on volume claims.
+        upload: the command that brings what lies on a laptop to where workers can read it.
+    """
     laptop = f" lies on a laptop, where a cluster's workers cannot read it; upload it ({upload}) and {_S3}"
-    hub = f"download it ({download}), upload it ({upload}) and {_S3}"
+    place = "hf://datasets/org/name" if hub == HUB_DATASET else "hf://org/name"
+    give = f"give {place}@<40 hex digits>, or upload it ({upload}) and {_S3}"
     hub_name = "^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
     return _location(
+        f"{_BUCKET} || ({_matches(f'{hub}|{VOLUME}')} && !{_matches(wrong)})",
         (
             ("self.startsWith('file://')", laptop),
-            ("self.startsWith('hf://')", f" is on the Hugging Face Hub, which is not supported yet; {hub}"),
-            (
-                "self.startsWith('pvc://')",
-                f" is on a volume claim, which is not supported yet; upload it ({upload}) and {_S3}",
-            ),
+            *((_matches(objection.pattern), objection.remedy) for objection in objections),
             ("self.contains('://')", f" has a scheme that is not supported; upload it ({upload}) and {_S3}"),
-            (f"self.matches('{hub_name}')", f" is a relative path or a name on the Hugging Face Hub; {hub}"),
+            (
+                _matches(hub_name),
+                f" is a relative path or a name on the Hugging Face Hub; {give}",
+            ),
         ),
         laptop,
     )
 
 
-_MODEL = _source("aws s3 sync MODEL s3://bucket/prefix", "hf download NAME --local-dir MODEL")
-_DOCUMENTS = _source(
-    "aws s3 sync DOCUMENTS s3://bucket/prefix", "hf download NAME --repo-type dataset --local-dir DOCUMENTS"
-)
-_QUESTIONS = _source(
-    "aws s3 cp FILE s3://bucket/prefix/", "hf download NAME FILE --repo-type dataset --local-dir FOLDER"
-)
+_MODEL = _source(HUB_MODEL, NO_MODEL, MODEL_OBJECTIONS, "aws s3 sync MODEL s3://bucket/prefix")
+_DOCUMENTS = _source(HUB_DATASET, STEPS_OUT, DATASET_OBJECTIONS, "aws s3 sync DOCUMENTS s3://bucket/prefix")
+_QUESTIONS = _source(HUB_DATASET, STEPS_OUT, DATASET_OBJECTIONS, "aws s3 cp FILE s3://bucket/prefix/")
 _OUTPUT = _location(
-    (("self.contains('://') && !self.startsWith('file://')", f" has a scheme that is not supported yet; {_S3}"),),
+    _BUCKET,
+    (("self.contains('://') && !self.startsWith('file://')", f" has a scheme that cannot be written to; {_S3}"),),
     f" lies on a laptop, where a cluster's workers cannot write; {_S3}",
 )
 

@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
+from evolution.api.locations import SourceKind, mistake
+
 GROUP = "selfevolution.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 
@@ -39,6 +41,11 @@ class Resource(BaseModel):
     )
 
 
+def _refuse_mistake(field: str, uri: str, kind: SourceKind) -> None:
+    if wrong := mistake(uri, kind):
+        raise ValueError(f"{field}: {wrong}")
+
+
 class RuntimeRef(Resource):
     kind: Literal["ClusterEvolutionRuntime", "EvolutionRuntime"] = "ClusterEvolutionRuntime"
     """Kind of the runtime that the platform team provides."""
@@ -49,16 +56,23 @@ class RuntimeRef(Resource):
 class ModelSource(Resource):
     uri: Annotated[Location, Field(min_length=1)]
     """Folder of a Hugging Face causal language model with tokenizer, chat template and safetensors weights:
-    s3://bucket/prefix, or on a laptop file:// and relative paths."""
+    s3://bucket/prefix, hf://org/name@<40-hex commit>; on a cluster pvc://claim/path, on a laptop file:// and paths."""
     adapter_uri: Annotated[Location, Field(alias="adapterURI")] = ""
-    """PEFT adapter folder to start from; empty starts from the bare model."""
+    """PEFT adapter folder to start from, at the same kinds of places; empty starts from the bare model."""
     revision: str = ""
     """A new value makes the run look at the source again."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        _refuse_mistake("uri", self.uri, "model")
+        _refuse_mistake("adapterURI", self.adapter_uri, "model")
+        return self
 
 
 class DocumentSource(Resource):
     uri: Annotated[Location, Field(min_length=1)]
-    """A folder or file of .txt, .md, .jsonl, .json or .parquet documents."""
+    """A folder or file of .txt, .md, .jsonl, .json or .parquet documents: s3://bucket/prefix,
+    hf://datasets/org/name@<40-hex commit>/path; on a cluster pvc://claim/path, on a laptop file:// and paths."""
     revision: str = ""
     """A new value makes the run look at the source again."""
     field: str = ""
@@ -68,10 +82,16 @@ class DocumentSource(Resource):
     on_invalid: Literal["Fail", "Skip"] = "Fail"
     """What an unreadable document does: fail the run, or be skipped and counted."""
 
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        _refuse_mistake("uri", self.uri, "dataset")
+        return self
+
 
 class EvaluationSource(Resource):
     uri: Annotated[Location, Field(min_length=1)]
-    """A .jsonl, .json or .parquet file of held-out items with `question` and `answer`."""
+    """A .jsonl, .json or .parquet file of held-out items with `question` and `answer`, at the same kinds of places as
+    documents."""
     revision: str = ""
     """A new value makes the run look at the source again."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=16, strict=False)]
@@ -80,6 +100,11 @@ class EvaluationSource(Resource):
     """The score that decides which round is best; empty takes the first of `metrics`."""
     max_tokens: Annotated[int, Field(ge=1, le=32_768)]
     """Longest answer, in tokens."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        _refuse_mistake("uri", self.uri, "dataset")
+        return self
 
     @property
     def primary_metric(self) -> Metric:

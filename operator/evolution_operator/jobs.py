@@ -1,8 +1,9 @@
 """The Job of an order. Pure: a run, its runtime and an order give one body, always the same."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from evolution.api.locations import claim_and_path
 from evolution.api.run import API_VERSION, EvolutionRun
 from evolution.api.runtime import EvolutionRuntimeSpec, Resources, seconds
 from evolution.plan.dispatch import Batch, joint_recipe
@@ -24,6 +25,8 @@ from evolution_operator.records import (
 LONGEST_NAME = 63
 COMMAND = "evolution-worker"
 CACHE = "/cache"
+SOURCES = "/sources"
+"""Folder of the volume claims that a run's sources lie on, each by its name."""
 TERMINATION_MESSAGE = "/dev/termination-log"
 INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
 USER = 65532
@@ -109,7 +112,7 @@ def build_job(
             "ttlSecondsAfterFinished": seconds(runtime.finished_job_ttl),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(runtime, batch, order, environment)},
+            "template": {"metadata": {"labels": labels}, "spec": _pod(run, runtime, batch, order, environment)},
         },
     }
     if order.shards > 1:
@@ -128,7 +131,10 @@ def _failure_rules() -> list[dict[str, Any]]:
     ]
 
 
-def _pod(runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment: Mapping[str, str]) -> dict[str, Any]:
+def _pod(
+    run: EvolutionRun, runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    claims = _claims(run, runtime)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -142,8 +148,17 @@ def _pod(runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(runtime, batch, order, environment)],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "cache", **_cache(runtime)}],
+        "containers": [_container(runtime, batch, order, environment, claims)],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            {"name": "cache", **_cache(runtime)},
+            # Read-only for the whole pod: the kubelet then leaves owners and modes of the files as they are.
+            *(
+                {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+                for claim, volume in claims.items()
+                if volume != "cache"
+            ),
+        ],
     }
     optional: dict[str, Any] = {
         "serviceAccountName": runtime.service_account_name,
@@ -158,6 +173,18 @@ def _pod(runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment:
     return pod | {name: value for name, value in optional.items() if value}
 
 
+def _claims(run: EvolutionRun, runtime: EvolutionRuntimeSpec) -> dict[str, str]:
+    """Name of the pod's volume by each claim that a source of the run lies on."""
+    spec = run.spec
+    uris = (spec.model.uri, spec.model.adapter_uri, spec.documents.uri, spec.evaluation.uri)
+    claims = sorted({place[0] for uri in uris if (place := claim_and_path(uri))})
+    # A claim that is the cache as well is one volume: some drivers mount a claim only once in a pod.
+    return {
+        claim: "cache" if claim == runtime.cache.claim_name else f"source-{number}"
+        for number, claim in enumerate(claims)
+    }
+
+
 def _cache(runtime: EvolutionRuntimeSpec) -> dict[str, Any]:
     if runtime.cache.claim_name:
         return {"persistentVolumeClaim": {"claimName": runtime.cache.claim_name}}
@@ -167,7 +194,11 @@ def _cache(runtime: EvolutionRuntimeSpec) -> dict[str, Any]:
 
 
 def _container(
-    runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment: Mapping[str, str]
+    runtime: EvolutionRuntimeSpec,
+    batch: Batch,
+    order: Order,
+    environment: Mapping[str, str],
+    claims: Mapping[str, str],
 ) -> dict[str, Any]:
     resources = _resources(runtime, batch)
     amounts = {"cpu": resources.cpu, "memory": resources.memory}
@@ -178,7 +209,7 @@ def _container(
         "image": runtime.image,
         "imagePullPolicy": runtime.image_pull_policy,
         "command": [COMMAND],
-        "env": _env(runtime, order, environment),
+        "env": _env(runtime, order, environment, claims),
         "resources": {"requests": amounts, "limits": amounts},
         "terminationMessagePath": TERMINATION_MESSAGE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -187,7 +218,14 @@ def _container(
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "cache", "mountPath": CACHE}],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "cache", "mountPath": CACHE},
+            *(
+                {"name": volume, "mountPath": f"{SOURCES}/{claim}", "readOnly": True}
+                for claim, volume in claims.items()
+            ),
+        ],
     }
 
 
@@ -198,7 +236,9 @@ def _resources(runtime: EvolutionRuntimeSpec, batch: Batch) -> Resources:
     return own or runtime.resources
 
 
-def _env(runtime: EvolutionRuntimeSpec, order: Order, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+def _env(
+    runtime: EvolutionRuntimeSpec, order: Order, environment: Mapping[str, str], claims: Collection[str]
+) -> list[dict[str, Any]]:
     # Kubernetes expands $(NAME) in values; prompts and locations may hold a dollar sign.
     told = order.to_json().decode().replace("$", "$$")
     fixed = {
@@ -207,6 +247,8 @@ def _env(runtime: EvolutionRuntimeSpec, order: Order, environment: Mapping[str, 
         "EVOLUTION_CACHE": CACHE,
         "HOME": CACHE,
     }
+    if claims:
+        fixed["EVOLUTION_CLAIMS"] = ":".join(f"{SOURCES}/{claim}" for claim in claims)
     env: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in {**environment, **runtime.env, **fixed}.items()
     ]

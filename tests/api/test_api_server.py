@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from api_mistakes import LOCATIONS, WRONG_RUNS, WRONG_RUNTIMES
+from api_mistakes import COMMIT, LOCATIONS, WRONG_RUNS, WRONG_RUNTIMES
 from api_objects import LEFT_OUT, Changes, run, runtime
 from controlplane.client import Api, ApiError, object_path
 from controlplane.plane import ControlPlane
@@ -67,6 +67,21 @@ RIGHT = {
     "a queue of Kueue": run({"metadata.labels": {"kueue.x-k8s.io/queue-name": "team-a"}}),
     "a name of 40 characters": run({"metadata.name": "a" * 40}),
     "a bucket without a prefix": run({"spec.documents.uri": "s3://corpora"}),
+    "sources on the hub": run(
+        {
+            "spec.model.uri": f"hf://Qwen/Qwen2.5-0.5B-Instruct@{COMMIT}",
+            "spec.model.adapterURI": f"hf://org/adapters@{COMMIT}/telecom",
+            "spec.documents.uri": f"hf://datasets/org/manuals@{COMMIT}",
+            "spec.evaluation.uri": f"hf://datasets/org/manuals@{COMMIT}/eval/held out.jsonl",
+        }
+    ),
+    "sources on volume claims": run(
+        {
+            "spec.model.uri": "pvc://models/qwen/0.5b",
+            "spec.documents.uri": "pvc://team-a.manuals",
+            "spec.evaluation.uri": "pvc://team-a.manuals/..eval/items..jsonl",
+        }
+    ),
     "values on their borders": run(
         {"spec.rounds": 1000, "spec.seed": 2**31 - 1, "spec.training": {"dropout": 0, "layers": [0], "epochs": 0.5}}
     ),

@@ -114,6 +114,37 @@ def test_models_are_cached_where_the_runtime_says(cache: dict[str, str], volume:
     assert {"name": "cache", **volume} in volumes
 
 
+def test_volume_claims_of_the_sources_are_mounted_for_reading_alone() -> None:
+    run = make_run(
+        {
+            "model": {"uri": "pvc://models/qwen"},
+            "documents": {"uri": "pvc://manuals.team-a/2026"},
+            "evaluation": {"uri": "pvc://manuals.team-a/eval.jsonl"},
+        }
+    )
+    job = made(run, "r1-train")
+    pod = job["spec"]["template"]["spec"]
+    volumes = {volume["name"]: volume.get("persistentVolumeClaim") for volume in pod["volumes"]}
+    mounts = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"].startswith("/sources")]
+    assert [(mount["mountPath"], volumes[mount["name"]], mount["readOnly"]) for mount in mounts] == [
+        ("/sources/manuals.team-a", {"claimName": "manuals.team-a", "readOnly": True}, True),
+        ("/sources/models", {"claimName": "models", "readOnly": True}, True),
+    ]
+    assert environment(job)["EVOLUTION_CLAIMS"] == "/sources/manuals.team-a:/sources/models"
+
+
+def test_a_claim_that_is_the_cache_too_is_mounted_once_more_and_not_named_twice() -> None:
+    job = made(make_run({"model": {"uri": "pvc://models/qwen"}}), "r1-train", cache={"claimName": "models"})
+    pod = job["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp", "cache"]
+    mounted = {"name": "cache", "mountPath": "/sources/models", "readOnly": True}
+    assert mounted in pod["containers"][0]["volumeMounts"]
+
+
+def test_a_run_without_claims_mounts_none() -> None:
+    assert "EVOLUTION_CLAIMS" not in environment(made(make_run(), "r1-train"))
+
+
 def test_a_shared_stage_is_an_indexed_job_whose_workers_know_their_share() -> None:
     job = made(make_run(), "r1-generate", shards=4)
     assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == ("Indexed", 4, 4)
