@@ -37,25 +37,32 @@ def load_run(path: Path) -> EvolutionRun:
     Raises:
         InvalidRun: the file is unreadable, is not one YAML document, or a field is wrong; all mistakes at once.
     """
-    source = str(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRun(source, [FieldError("", f"cannot be read: {error.strerror}")]) from error
-    except UnicodeDecodeError as error:
-        raise InvalidRun(source, [FieldError("", f"is not UTF-8 text (byte {error.start})")]) from error
-    return parse_run(text, source=source, folder=path.resolve().parent)
+    return parse_run(_text(path), source=str(path), folder=path.resolve().parent)
+
+
+def load_document(path: Path) -> dict[str, Any]:
+    """What the author wrote into `path`: without preset and checks, for a run that is made from it.
+
+    Raises:
+        InvalidRun: the file is unreadable, or is not one YAML document.
+    """
+    return _read_document(_text(path), str(path))[0]
 
 
 def parse_run(text: str, *, source: str = "run", folder: Path | None = None) -> EvolutionRun:
     """The run in `text`; see `load_run`. Without `folder`, locations are left as they are."""
-    document, lines = _read_yaml(text, source)
-    if not isinstance(document, dict):
-        raise InvalidRun(
-            source, [FieldError("", "is not an EvolutionRun: expected apiVersion, kind, metadata and spec", 1)]
-        )
+    document, lines = _read_document(text, source)
     run = _validated(EvolutionRun, _with_preset(document), source, lines)
     return with_absolute_locations(run, folder) if folder else run
+
+
+def parse_value(text: str, source: str) -> Any:
+    """The value of a field as a run file would have it.
+
+    Raises:
+        InvalidRun: it is not YAML.
+    """
+    return _read_yaml(text, source)[0]
 
 
 def run_from_object(body: Mapping[str, Any]) -> EvolutionRun:
@@ -122,6 +129,24 @@ def _with_preset(document: dict[str, Any]) -> dict[str, Any]:
         return document
     preset: Preset = "Reference" if spec.get("preset") == "Reference" else "Default"
     return document | {"spec": under(PRESETS[preset], spec)}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRun(str(path), [FieldError("", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise InvalidRun(str(path), [FieldError("", f"is not UTF-8 text (byte {error.start})")]) from error
+
+
+def _read_document(text: str, source: str) -> tuple[dict[str, Any], dict[Location, int]]:
+    document, lines = _read_yaml(text, source)
+    if not isinstance(document, dict):
+        raise InvalidRun(
+            source, [FieldError("", "is not an EvolutionRun: expected apiVersion, kind, metadata and spec", 1)]
+        )
+    return document, lines
 
 
 def _read_yaml(text: str, source: str) -> tuple[Any, dict[Location, int]]:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from evolution.api.errors import InvalidRun
-from evolution.cli import artifacts, chat, cluster, inspect, logs, maintain, run
+from evolution.cli import artifacts, chat, cluster, compare, inspect, logs, maintain, run
 from evolution.cluster.errors import ClusterError
 from evolution.plan.worker import ExitCode
 from evolution.store.artifacts import ArtifactDamaged
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (
     run.run,
+    compare.compare,
     inspect.plan,
     inspect.status,
     inspect.report,

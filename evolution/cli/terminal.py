@@ -5,8 +5,8 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from evolution.cli.bars import Bars
 from evolution.decide import Plan
 from evolution.local.places import StoredRun
 from evolution.plan import worker
@@ -26,19 +26,7 @@ class Terminal:
         self._local = local
         self._console = console
         self._metrics = local.run.spec.evaluation.metrics
-        self._bars = Progress(
-            TextColumn("{task.description}", style="cyan"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}", style="dim"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}", style="dim"),
-            TextColumn("{task.fields[note]}", style="dim"),
-            console=console,
-            transient=True,
-        )
-        self._whole: TaskID | None = None
-        self._tasks: dict[str, tuple[str, TaskID]] = {}
+        self._bars = Bars(console)
         self._shown: set[int] = set()
         self._reused: int | None = None
 
@@ -57,23 +45,18 @@ class Terminal:
         if self._reused is None:
             self._reused = sum(stage.done for stage in plan.graph.stages)
             self._header(plan.graph)
-        self._advance_whole(plan, plan.graph)
+        done = sum(stage.done for stage in plan.graph.stages)
+        self._bars.whole(done, len(plan.graph.stages), plan.status.progress.eta_seconds)
         for stage in plan.graph.stages:
             if stage.kind is Kind.EVALUATE and stage.manifest and stage.round not in self._shown:
                 self._shown.add(stage.round)
                 self._row(plan.graph, stage.round, stage.manifest)
 
     def happened(self, event: worker.Event) -> None:
-        if isinstance(event, worker.Started):
-            self._add_bar(event.stage, "")  # reading libraries and a model takes a while
-        elif isinstance(event, worker.Progress):
-            self._advance(event)
-        elif isinstance(event, worker.Committed):
-            self._remove_bar(event.stage)
+        self._bars.happened(event)
 
     def warned(self, message: str) -> None:
-        for id_ in list(self._tasks):
-            self._remove_bar(id_)
+        self._bars.clear()
         self._console.print(f"[yellow]warning:[/] {escape(message)}", highlight=False)
 
     def _header(self, graph: Graph) -> None:
@@ -105,32 +88,3 @@ class Terminal:
             highlight=False,
             markup=False,
         )
-
-    def _advance_whole(self, plan: Plan, graph: Graph) -> None:
-        if self._whole is None:
-            self._whole = self._bars.add_task("[bold]all stages", total=None, rate="", eta="", note="")
-        left = plan.status.progress.eta_seconds
-        eta = f"{format_seconds(left)} left" if left else ""
-        done = sum(stage.done for stage in graph.stages)
-        self._bars.update(self._whole, completed=done, total=len(graph.stages), eta=eta, refresh=True)
-
-    def _advance(self, event: worker.Progress) -> None:
-        phase, task = self._tasks.get(event.stage, ("", None))
-        if task is None or phase != event.phase:
-            self._remove_bar(event.stage)
-            task = self._add_bar(event.stage, event.phase)
-        eta = f"{format_seconds(event.eta_seconds)} left" if event.eta_seconds is not None else ""
-        rate = f"{event.rate:.1f}/s" if event.rate else ""
-        self._bars.update(
-            task, completed=event.done, total=event.total or None, rate=rate, eta=eta, note=event.note, refresh=True
-        )
-
-    def _add_bar(self, id_: str, phase: str) -> TaskID:
-        task = self._bars.add_task(f"{id_} · {phase or 'starting'}", total=None, rate="", eta="", note="")
-        self._tasks[id_] = (phase, task)
-        return task
-
-    def _remove_bar(self, id_: str) -> None:
-        _, task = self._tasks.pop(id_, ("", None))
-        if task is not None:
-            self._bars.remove_task(task)

@@ -4,6 +4,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from evolution.decide import PERMANENT, Plan
@@ -35,7 +36,7 @@ class Audience(Protocol):
 
 @dataclass
 class Runner:
-    """One run, driven to its end by one resident worker."""
+    """One run, driven to its end by one resident worker: its own, or the one that `worker` names."""
 
     local: StoredRun
     audience: Audience
@@ -46,7 +47,17 @@ class Runner:
     mlflow_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", ""))
 
     def run(self) -> Plan:
+        """Work until nothing is left to do, then end the worker; see `work`."""
+        try:
+            return self.work()
+        finally:
+            if self.worker:
+                self.worker.stop()
+
+    def work(self) -> Plan:
         """Work until nothing is left to do: complete, suspended or failed. The last plan says which.
+
+        `worker` is left to the caller, for the next run.
 
         Raises:
             StoreError: the store cannot be read or written.
@@ -54,18 +65,14 @@ class Runner:
         history = read_history(self.local.artifacts.store, self.local.id)
         self.gpu_seconds = history.gpu_seconds_used if history else 0.0
         plan = Plan(status=history.status) if history else Plan()
-        try:
-            while True:
-                plan = self._decide(plan)
-                if plan.start:
-                    self._execute(plan.start[0])
-                elif plan.requeue_after is not None:
-                    time.sleep(plan.requeue_after)
-                else:
-                    return plan
-        finally:
-            if self.worker:
-                self.worker.stop()
+        while True:
+            plan = self._decide(plan)
+            if plan.start:
+                self._execute(plan.start[0])
+            elif plan.requeue_after is not None:
+                time.sleep(plan.requeue_after)
+            else:
+                return plan
 
     def _decide(self, before: Plan) -> Plan:
         plan = settle(self.local.run, self.known, self._observation(before), self._look_up)
@@ -124,10 +131,10 @@ class Runner:
             elif isinstance(event, OrderDone):
                 done = True
         if not done:
-            code = self.worker.exit_code()
+            failed = failed or _death(self.worker.exit_code(), self.worker.log)
             self.worker.stop()
             self.worker = None
-            self._failed(stage, code, failed)
+            self._failed(stage, failed)
 
     def _committed(self, event: Committed) -> None:
         manifest = event.manifest
@@ -138,15 +145,10 @@ class Runner:
         for warning in manifest.warnings:
             self.audience.warned(f"{event.stage}: {warning}")
 
-    def _failed(self, stage: Stage, code: int, failed: Failed | None) -> None:
+    def _failed(self, stage: Stage, failed: Failed) -> None:
         assert stage.fingerprint is not None
-        if failed and failed.reason == "ArtifactDamaged" and self._discard_damaged(stage):
+        if failed.reason == "ArtifactDamaged" and self._discard_damaged(stage):
             return
-        if failed is None:
-            killed = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
-            failed = Failed(
-                code=code, reason="WorkerDied", message=f"the worker {killed}; its output: {self.local.log}"
-            )
         before = self.failures.get(stage.fingerprint)
         counted = 0 if failed.code == ExitCode.PREEMPTED else 1
         failure = Failure(
@@ -175,3 +177,8 @@ class Runner:
                 for damage in damaged:
                     self.audience.warned(f"{damage}; {manifest.kind.value} of round {manifest.round} is done again")
         return found
+
+
+def _death(code: int, log: Path) -> Failed:
+    killed = f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
+    return Failed(code=code, reason="WorkerDied", message=f"the worker {killed}; its output: {log}")

@@ -20,6 +20,7 @@ class Worker:
     """The child process. It leaves by itself when this process dies, because its standard input then closes."""
 
     def __init__(self, log: Path) -> None:
+        self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
