@@ -44,6 +44,11 @@ def checkpoints(run: str, fingerprint: str) -> str:
     return f"{_run(run)}checkpoints/{_sha256(fingerprint)}/"
 
 
+def tensorboard(run: str, round_: int) -> str:
+    """`runs/<run>/tensorboard/r<round>/`: prefix of a training's event files."""
+    return f"{_run(run)}tensorboard/r{round_}/"
+
+
 def history(run: str) -> str:
     """`runs/<run>/history.json`: every round of a run."""
     return f"{_run(run)}history.json"
