@@ -9,11 +9,13 @@ from peft import PeftConfig
 from safetensors.torch import load_file
 from stages import TRAIN, Bench, pair
 
+from evolution_trainer import fit as fitting
 from evolution_trainer import train
 from evolution_trainer.adapter import lora_config
 from evolution_trainer.failure import StageFailed
+from evolution_trainer.fit import fit
 from evolution_trainer.model import ModelSession
-from evolution_trainer.train import TrainParameters, fit
+from evolution_trainer.train import TrainParameters
 from evolution_trainer.training_rows import IGNORED, Batches, TrainingRow, collate, tokenised
 
 PAIRS = [pair(i) for i in range(12)]
@@ -85,7 +87,7 @@ def test_a_step_in_several_parts_equals_one_in_one_go(
     batches = Batches.shuffled(rows, 8, 4, 1.0, 3)
     logs = []
     for budget in (100_000, 100):
-        monkeypatch.setattr(train, "TOKEN_BUDGET", {"cpu": budget})
+        monkeypatch.setattr(fitting, "TOKEN_BUDGET", {"cpu": budget})
         (tmp_path / str(budget)).mkdir()
         logs.append(fit(session, parameters, batches, None, tmp_path / str(budget), lambda *_, **__: None))
     losses = [[row["loss"] for row in log] for log in logs]

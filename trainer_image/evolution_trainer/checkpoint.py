@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from evolution.plan.stage import canonical_json, sha256
 from evolution.store.base import ObjectStore
-from evolution_trainer.preemption import Preempted
+from evolution_trainer.preemption import Preempted, deferred
 from evolution_trainer.timing import Clock
 
 _CHUNK = re.compile(r"(\d{12})-(\d{12})-([0-9a-f]{64})\.jsonl")
@@ -86,6 +86,10 @@ class Journal:
         if self.checkpoints.due:
             self.save()
 
+    def flush(self) -> None:
+        """What was written can be read at `path`."""
+        self._file.flush()
+
     def restore(self) -> None:
         chunks: dict[int, list[str]] = {}
         for found in self.checkpoints.store.list(self.prefix):
@@ -108,7 +112,7 @@ class Journal:
 
     def save(self) -> None:
         """Store the rows that are not stored yet."""
-        with self.checkpoints.clock.checkpointing():
+        with deferred(), self.checkpoints.clock.checkpointing():
             self._file.flush()
             with self.path.open("rb") as file:
                 file.seek(self._saved_bytes)

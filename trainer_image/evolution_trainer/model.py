@@ -1,5 +1,6 @@
 """The base model that a worker keeps: tokenizer, chat format and weights, each read at first use and once."""
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,7 @@ class ModelSession:
         """Spent reading the model so far, and importing what it takes."""
         self.halvings = 0
         """How often the GPU ran out of memory; every time halves the token budgets for good."""
-        self._cache = cache
+        self.cache = cache
         self._on_load = on_load
         self._expected: str | None = None
         self._verified: str | None = None
@@ -67,7 +68,7 @@ class ModelSession:
 
     @cached_property
     def _local_folder(self) -> Path:
-        return local_copy(self.uri, self._cache)
+        return local_copy(self.uri, self.cache)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -141,6 +142,14 @@ class ModelSession:
             model = base_model.load(folder, self.device, ends, pad)
         self._on_load(time.monotonic() - start)
         return model
+
+    def unload(self) -> None:
+        """Take the weights out of memory; whoever needs them next reads them again."""
+        if self.__dict__.pop("base", None) is not None and self.device.type == "cuda":
+            import torch
+
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def adapted(self, adapter: Path | None) -> AbstractContextManager[Any]:
         """The model with what was trained, in the folder `adapter` (None: bare), for the length of a `with` block: a

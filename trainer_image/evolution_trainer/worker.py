@@ -93,12 +93,14 @@ class Worker:
             self.pipe.emit(OrderDone())
         return code
 
-    def give_up(self) -> None:
-        """End the process after a signal, from whichever thread."""
+    def give_up(
+        self, code: int = ExitCode.PREEMPTED, reason: str = "Preempted", message: str = "stopped by a signal"
+    ) -> None:
+        """End the process from whichever thread: after a signal, or for another reason that the main thread misses."""
         self.scratch.remove()
         if not self._told:
-            self._failed(ExitCode.PREEMPTED, "Preempted", "stopped by a signal")
-        os._exit(ExitCode.PREEMPTED)
+            self._failed(code, reason, message)
+        os._exit(code)
 
     def do(self, order: bytes) -> int:
         """Do one order given as JSON; returns the exit code, and says on the pipe what went wrong."""

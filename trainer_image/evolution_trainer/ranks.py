@@ -1,0 +1,183 @@
+"""The other processes of a training that several share, each with its own copy of the model and its share of a step.
+
+This process is the first of them. The others end with it, however it ends; and it does not outlive one that is lost.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import torch
+import torch.distributed as dist
+
+from evolution_trainer import preemption
+from evolution_trainer.failure import StageFailed
+from evolution_trainer.memory import out_of_memory
+from evolution_trainer.model import ModelSession
+
+if TYPE_CHECKING:
+    from evolution_trainer.optimizing import Plan
+
+SILENCE = 1800.0
+"""Seconds that processes wait for each other, at the start and in every step."""
+SORROW = 30.0
+"""Seconds after the loss of a process until the others are ended from outside, if they have not noticed by then."""
+NO_MEMORY = 99
+"""Exit code of a process that had not enough of it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What another process needs to know."""
+
+    plan: "Plan"
+    model_uri: str
+    model_digest: str
+    cache: Path
+    meeting: str
+    threads: int
+    silence: float
+
+
+class Ranks:
+    """The other processes, from the start of a `with` block to its end."""
+
+    def __init__(self, session: ModelSession, plan: "Plan") -> None:
+        meeting = (plan.scratch / f"meeting-{uuid.uuid4().hex}").as_uri()
+        threads = max(1, torch.get_num_threads() // plan.processes)
+        self._task = Task(plan, session.uri, session.digest, session.cache, meeting, threads, SILENCE)
+        self._device = session.device
+        self._others: list[BaseProcess] = []
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        spawning = multiprocessing.get_context("spawn")
+        for rank in range(1, self._task.plan.processes):
+            other = spawning.Process(target=_be, args=(self._task, rank), name=f"rank-{rank}", daemon=True)
+            other.start()
+            self._others.append(other)
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self._group = _group(self._task, 0, self._device)
+        try:
+            self._group.__enter__()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def ended(self) -> None:
+        """All steps are done: see that the others came to their end as well."""
+        self._over.set()
+        for rank, other in enumerate(self._others, 1):
+            other.join(SORROW)
+            if other.exitcode != 0:
+                raise self._lost(rank, other)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._over.set()
+        lost = None
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            # Most likely what the loss of another looks like from here.
+            wait([other.sentinel for other in self._others], timeout=1.0)
+            lost = next(((n, p) for n, p in enumerate(self._others, 1) if p.exitcode), None)
+        for other in self._others:
+            other.kill()
+        self._group.__exit__(None, None, None)
+        for other in self._others:
+            other.join()
+        if lost:
+            raise self._lost(*lost) from error
+
+    def _lost(self, rank: int, other: BaseProcess) -> Exception:
+        name = f"process {rank + 1} of the {self._task.plan.processes} that train together"
+        code = other.exitcode
+        if code == NO_MEMORY:
+            return MemoryError(f"{name} had not enough memory")
+        if code is None:
+            return StageFailed("ProcessLost", f"{name} does not come to its end", 1)
+        if code < 0:
+            return StageFailed("ProcessLost", f"{name} was killed by signal {-code}", 128 - code)
+        return StageFailed("ProcessLost", f"{name} ended with exit code {code}; the worker's log says why", 1)
+
+    def _watch(self) -> None:
+        """Where the loss of another leaves this process waiting in vain."""
+        while not self._over.is_set():
+            wait([other.sentinel for other in self._others], timeout=1.0)
+            for rank, other in enumerate(self._others, 1):
+                if other.exitcode and not self._over.wait(SORROW):
+                    lost = self._lost(rank, other)
+                    preemption.end_process(getattr(lost, "code", 1), getattr(lost, "reason", "OutOfMemory"), str(lost))
+
+
+@contextmanager
+def _group(task: Task, rank: int, device: torch.device) -> Iterator[None]:
+    """This process as number `rank` of them, for torch and for the libraries that ask the environment."""
+    count, threads = task.plan.processes, torch.get_num_threads()
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    environment = {name: str(value) for name, value in place.items()} | {"OMP_NUM_THREADS": str(task.threads)}
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ |= environment
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(task.threads)
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=task.meeting,
+            rank=rank,
+            world_size=count,
+            timeout=timedelta(seconds=task.silence),
+        )
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def _be(task: Task, rank: int) -> None:
+    """What another process does, from its first line to its last."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process decides when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    from evolution_trainer.libraries import import_transformers
+
+    import_transformers()
+    from evolution_trainer.adapter import trainable
+    from evolution_trainer.optimizing import optimize
+
+    plan, session = task.plan, ModelSession(task.model_uri, task.cache)
+    session.expect(task.model_digest or None)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+    try:
+        with (
+            _group(task, rank, session.device),
+            trainable(session, plan.parameters, plan.adapter) as model,
+        ):
+            optimize(model, session, plan, None, lambda *_, **__: None)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"process {rank + 1}: {error}", file=sys.stderr)  # noqa: T201
+        os._exit(NO_MEMORY)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
