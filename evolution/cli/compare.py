@@ -191,7 +191,6 @@ def _show(result: Comparison) -> None:
     if result.last_round is None:
         console.print("nothing is evaluated yet")
         return
-    console.print()
     console.print(rounds_table(result))
     console.print(outcome_table(result, result.last_round))
     console.print(cost_line(result), markup=False)

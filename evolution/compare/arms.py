@@ -72,8 +72,15 @@ def parse_arm(text: str) -> Arm:
             )
         if path in changes:
             raise InvalidRun(source, [FieldError(f"spec.{path}", "is given twice")])
-        changes[path] = parse_value(value, source)
+        changes[path] = _value(path, value, source)
     return Arm(name, changes)
+
+
+def _value(path: str, text: str, source: str) -> Any:
+    try:
+        return parse_value(text, source)
+    except InvalidRun as error:
+        raise InvalidRun(source, [FieldError(f"spec.{path}", e.message) for e in error.errors]) from error
 
 
 def built_in_arm(name: str) -> Arm:
@@ -129,7 +136,8 @@ def _run(document: Mapping[str, Any], arm: Arm, seed: int, file: Path) -> Evolut
     for path, value in arm.defaults.items():
         _place(spec, path, source).setdefault(_last(path), value)
     spec["seed"] = seed
-    spec.pop("publish", None)
+    for left_out in ("publish", "suspend"):
+        spec.pop(left_out, None)
     try:
         return with_absolute_locations(run_from_object(changed), file.resolve().parent)
     except InvalidRun as error:

@@ -54,6 +54,8 @@ class Standing:
 class ArmOutcome:
     name: str
     rounds: Mapping[int, Standing]
+    complete: bool
+    """On some seed; false where all of its runs have failed or are not done."""
     cost: Cost
     """Of all its stages, as if no other arm had been there."""
 
@@ -69,9 +71,9 @@ class Comparison:
 
     @property
     def last_round(self) -> int | None:
-        """The last round that every arm has on some seed, but for arms without a trained round; None: nothing yet."""
-        reached = [max(arm.rounds) for arm in self.arms if arm.rounds]
-        return min(filter(None, reached), default=0) if reached else None
+        """The last round that every complete arm has on some seed, before that every arm; None: nothing yet."""
+        arms = [arm for arm in self.arms if arm.complete] or self.arms
+        return min((max(arm.rounds) for arm in arms if arm.rounds), default=None)
 
 
 @dataclass
@@ -118,7 +120,7 @@ def outcome(graphs: Mapping[Key, Graph], artifacts: Artifacts, metric: str, base
                 by_seed={seed: fmean(found.values()) for seed, found in scores.items()},
                 difference=_difference(scores, other, bootstrap) if arm != baseline and other else None,
             )
-        outcomes.append(ArmOutcome(arm, rounds, cost(own.values())))
+        outcomes.append(ArmOutcome(arm, rounds, any(graph.complete for graph in own.values()), cost(own.values())))
     return Comparison(metric, seeds, baseline, tuple(outcomes), cost(graphs.values()))
 
 

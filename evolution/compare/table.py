@@ -17,15 +17,18 @@ NEWEST_ROUNDS = 5
 
 
 def rounds_table(comparison: Comparison) -> Table:
-    """A row per arm, a column per round: its mean, and below it the interval of its difference to the baseline arm."""
+    """A row per arm, a column per round: its mean, and below it the interval of its difference to the baseline arm.
+
+    Six columns of rounds fit into 80 characters.
+    """
     rounds = sorted({round_ for arm in comparison.arms for round_ in arm.rounds})
     trained = [round_ for round_ in rounds if round_]
     shown = [*(r for r in rounds if r == 0), *trained[-NEWEST_ROUNDS:]]
-    left_out = f"; {len(trained) - NEWEST_ROUNDS} earlier rounds are left out" if len(trained) > NEWEST_ROUNDS else ""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
+    table = _table()
+    if len(trained) > NEWEST_ROUNDS:
+        table.caption = f"{len(trained) - NEWEST_ROUNDS} earlier rounds are left out"
     table.title = (
-        f"{metric_name(comparison.metric)} after each round, and {LEVEL:.0%} interval of the difference to "
-        f"{comparison.baseline}{left_out}"
+        f"{metric_name(comparison.metric)} after each round; below, {LEVEL:.0%} interval against {comparison.baseline}"
     )
     table.add_column("arm", no_wrap=True)
     for round_ in shown:
@@ -37,10 +40,10 @@ def rounds_table(comparison: Comparison) -> Table:
 
 def outcome_table(comparison: Comparison, round_: int) -> Table:
     """A row per arm as it stands after `round_`."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
+    table = _table()
     table.title = f"After round {round_}, against {comparison.baseline}" if round_ else "Before any training"
     table.add_column("arm", no_wrap=True)
-    for title in (metric_name(comparison.metric), "seeds", "difference", "better on", "alone it takes"):
+    for title in (metric_name(comparison.metric), "difference", "better on", "time alone"):
         table.add_column(title, justify="right", no_wrap=True)
     for arm in comparison.arms:
         standing = arm.rounds.get(round_)
@@ -48,9 +51,10 @@ def outcome_table(comparison: Comparison, round_: int) -> Table:
         table.add_row(
             arm.name,
             f"{standing.mean:.3f}" if standing else "",
-            f"{len(standing.by_seed)} of {len(comparison.seeds)}" if standing else "",
             _difference(difference) if difference else Text("baseline" if arm.name == comparison.baseline else ""),
-            f"{difference.better} of {difference.seeds}" if difference else "",
+            f"{difference.better} of {difference.seeds} seed{'s' if difference.seeds > 1 else ''}"
+            if difference
+            else "",
             format_seconds(arm.cost.seconds),
         )
     return table
@@ -112,20 +116,26 @@ def _standing(round_: int, standing: Standing) -> dict[str, Any]:
     }
 
 
+def _table() -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left", caption_justify="left"
+    )
+
+
 def _cell(standing: Standing | None) -> Text:
     if standing is None:
         return Text()
-    if standing.difference is None:
+    difference = standing.difference
+    if difference is None:
         return Text(f"{standing.mean:.3f}")
-    return Text.assemble(f"{standing.mean:.3f}\n", (_interval(standing.difference), _style(standing.difference)))
+    short = f"{difference.low:+.2f}…{difference.high:+.2f}".replace("0.", ".")
+    return Text.assemble(
+        f"{standing.mean:.3f}\n", (short if difference.low or difference.high else "", _style(difference))
+    )
 
 
 def _difference(difference: Difference) -> Text:
-    return Text(f"{difference.mean:+.3f} {_interval(difference)}", style=_style(difference))
-
-
-def _interval(difference: Difference) -> str:
-    return f"[{difference.low:+.2f}, {difference.high:+.2f}]"
+    return Text(f"{difference.mean:+.3f} [{difference.low:+.2f}, {difference.high:+.2f}]", style=_style(difference))
 
 
 def _style(difference: Difference) -> str:

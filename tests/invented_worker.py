@@ -1,0 +1,119 @@
+"""A resident worker without a process or a model: commits what an order asks for, with invented predictions.
+
+Stands in for `evolution.local.runner.Worker` where runs on this machine are tested, and not what stages compute.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from simulated import OUTPUTS, PREPARED
+
+from evolution.plan.manifest import Artifact, Manifest, Timings
+from evolution.plan.order import Order, OrderStage
+from evolution.plan.stage import SEMANTICS, Kind, fingerprint, sha256
+from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
+from evolution.store.artifacts import Artifacts
+from evolution.store.open import open_store
+
+QUESTIONS = 40
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an evaluation is about: the strategy and the seed of its adapter, and the round."""
+
+    strategy: str
+    seed: int
+    round: int
+
+
+@dataclass
+class Invention:
+    """What invented workers share: what to score, what to fail at, and what they did."""
+
+    right: Callable[[Trained], int] = lambda trained: trained.round
+    """How many of the questions the model answers right: the first ones."""
+    fails: Callable[[OrderStage], str] = lambda stage: ""  # noqa: ARG005
+    """Message of the failure of a stage, empty for none."""
+    workers: int = 0
+    done: list[str] = field(default_factory=list)
+    """Fingerprints of the stages that were computed, in order."""
+    adapters: dict[str, Trained] = field(default_factory=dict)
+    """By digest."""
+
+
+class InventedWorker:
+    invention: ClassVar[Invention]
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self._code = 0
+        self.invention.workers += 1
+
+    def execute(self, order: Order) -> Iterator[Event]:
+        artifacts = Artifacts(open_store(order.store), Path(tempfile.gettempdir()))
+        for stage in order.stages:
+            if message := self.invention.fails(stage):
+                self._code = ExitCode.BAD_INPUT
+                yield Failed(stage=stage.id, code=self._code, reason="Invented", message=message)
+                return
+            inputs = {name: source.digest or "" for name, source in stage.inputs.items()}
+            manifest, _ = artifacts.commit(self._manifest(stage, inputs, artifacts))
+            self.invention.done.append(manifest.fingerprint)
+            yield Committed(stage=stage.id, manifest=manifest, adopted=False)
+        yield OrderDone()
+
+    def exit_code(self) -> int:
+        return self._code
+
+    def stop(self) -> None: ...
+
+    def _manifest(self, stage: OrderStage, inputs: dict[str, str], artifacts: Artifacts) -> Manifest:
+        name = fingerprint(stage.kind, stage.parameters, inputs)
+        made = PREPARED[str(stage.parameters["source"])] if stage.kind is Kind.PREPARE else OUTPUTS[stage.kind]
+        if stage.parameters.get("focus", "Any") != "Any":
+            made = (*made, "rests")
+        outputs = {output: Artifact(digest=sha256(f"{name}/{output}".encode()), size=10, count=3) for output in made}
+        metrics = {}
+        if stage.kind is Kind.TRAIN:
+            self.invention.adapters[outputs["adapter"].digest] = _trained(stage)
+        if stage.kind is Kind.EVALUATE:
+            trained = self.invention.adapters.get(inputs.get("adapter", ""))
+            right = self.invention.right(trained) if trained else 0
+            wanted = stage.parameters["metrics"]
+            assert isinstance(wanted, list)
+            outputs["predictions"] = _predictions(artifacts, right, [str(metric) for metric in wanted])
+            mean = right / QUESTIONS
+            metrics["scores"] = {str(m): {"mean": mean, "low": mean, "high": mean, "n": QUESTIONS} for m in wanted}
+        return Manifest(
+            fingerprint=name,
+            kind=stage.kind,
+            semantics=SEMANTICS[stage.kind],
+            round=stage.round,
+            parameters=stage.parameters,
+            inputs=inputs,
+            outputs=outputs,
+            metrics=metrics,
+            timings=Timings(total=1.0, work=1.0),
+        )
+
+
+def _trained(stage: OrderStage) -> Trained:
+    selection = stage.parameters.get("selection")
+    strategy = str(selection["strategy"]) if isinstance(selection, dict) else "None"
+    return Trained(strategy, int(str(stage.parameters["seed"])), stage.round)
+
+
+def _predictions(artifacts: Artifacts, right: int, metrics: list[str]) -> Artifact:
+    rows = [
+        {"id": f"i{n:03}", "prediction": "", "scores": dict.fromkeys(metrics, float(n < right))}
+        for n in range(QUESTIONS)
+    ]
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        return artifacts.put_file(Path(file.name), len(rows))
