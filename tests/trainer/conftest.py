@@ -82,6 +82,18 @@ def session(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model
 
 
 @pytest.fixture(scope="session")
+def lora(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of the tiny model, with random weights that change what it writes."""
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("lora")
+    torch.manual_seed(12)
+    config = LoraConfig(r=4, lora_alpha=16, init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(Qwen2ForCausalLM.from_pretrained(tiny_model), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def demo_session(tmp_path_factory: pytest.TempPathFactory) -> ModelSession:
     """The quickstart's model, which can ask and answer."""
     return ModelSession(str(QUICKSTART / "model"), tmp_path_factory.mktemp("cache"))

@@ -1,7 +1,7 @@
 """What writes text for the stages, and which of the ways to do so a worker was told to take."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,9 +43,35 @@ class Engine(Protocol):
         ...
 
 
+def read_reply(session: ModelSession, tokens: Sequence[int]) -> Reply:
+    """The reply that `tokens` are, up to the first that ends one; without such a token it was cut."""
+    ends = set(session.end_tokens)
+    length = next((i for i, token in enumerate(tokens) if token in ends), None)
+    text = session.tokenizer.decode(list(tokens[:length]), skip_special_tokens=True)
+    return Reply(text.strip(), length is not None, len(tokens) if length is None else length + 1)
+
+
+def opened_engine(session: ModelSession, compute: Compute, adapter: Path | None) -> AbstractContextManager[Engine]:
+    """The engine that `compute` names, with the PEFT adapter in the folder `adapter` (None: the bare model).
+
+    Raises:
+        StageFailed: EngineCannotServe or EngineMissing (bad spec); EngineUnavailable, which is worth another try.
+    """
+    match compute.engine:
+        case "Transformers":
+            return _transformers(session, adapter)
+        case "VLLM":
+            from evolution_trainer import vllm_engine
+
+            return vllm_engine.opened(session, adapter)
+        case "OpenAI":
+            from evolution_trainer import openai_engine
+
+            return openai_engine.opened(session, compute.endpoint, adapter)
+
+
 @contextmanager
-def opened_engine(session: ModelSession, compute: Compute, adapter: Path | None) -> Iterator[Engine]:  # noqa: ARG001
-    """The engine that `compute` names, with the PEFT adapter in the folder `adapter` (None: the bare model)."""
+def _transformers(session: ModelSession, adapter: Path | None) -> Iterator[Engine]:
     from evolution_trainer.transformers_engine import TransformersEngine
 
     with session.adapted(adapter) as model:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from evolution_trainer.engine import Reply
+from evolution_trainer.engine import Reply, read_reply
 from evolution_trainer.model import ModelSession
 from evolution_trainer.sampling import SeededSampling
 
@@ -91,10 +91,4 @@ class TransformersEngine:
                 generation_config=settings,
                 logits_processor=LogitsProcessorList([sampling] if sampling else []),
             )
-        return [self._reply(row) for row in written[:, longest:].tolist()]
-
-    def _reply(self, tokens: list[int]) -> Reply:
-        ends = set(self.session.end_tokens)
-        length = next((i for i, token in enumerate(tokens) if token in ends), None)
-        text = self.session.tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        return Reply(text.strip(), length is not None, len(tokens) if length is None else length + 1)
+        return [read_reply(self.session, row) for row in written[:, longest:].tolist()]
