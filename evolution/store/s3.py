@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import certifi
@@ -23,8 +23,8 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 
 from evolution.store import keys
 from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable
+from evolution.store.s3_download import ATTEMPTS, download
 
-ATTEMPTS = 4
 CONNECT_TIMEOUT = 5.0
 """Seconds."""
 READ_TIMEOUT = 30.0
@@ -201,36 +201,6 @@ def client(uri: str, connections: urllib3.PoolManager | None = None) -> Minio:
         secure=parts.scheme == "https",
         http_client=connections or _connections(),
     )
-
-
-def download(client: Minio, bucket: str, name: str, file: BinaryIO) -> bool:
-    """Stream an object into an empty file; False if there is none. A broken connection is taken up where it broke."""
-    etag = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        headers: dict[str, str | list[str] | tuple[str]] = {"If-Match": etag} if etag else {}
-        try:
-            response = client.get_object(bucket, name, offset=file.tell(), request_headers=headers)
-        except S3Error as error:
-            if error.code == "NoSuchKey":
-                return False
-            if error.code != "PreconditionFailed" or attempt == ATTEMPTS:
-                raise
-            # Replaced between two pieces: from the start, so that it is one object and no mixture.
-            etag = ""
-            file.seek(0)
-            file.truncate()
-            continue
-        try:
-            etag = response.headers["ETag"]
-            file.writelines(response.stream(1 << 20))
-            return True
-        except (urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError):
-            if attempt == ATTEMPTS:
-                raise
-        finally:
-            response.close()
-            response.release_conn()
-    raise AssertionError("unreachable")
 
 
 def store_error(error: Exception, where: str, failed: str) -> StoreError:

@@ -55,9 +55,9 @@ def test_a_local_source_that_is_not_there_is_named(tmp_path: Path) -> None:
         local_copy(uri, tmp_path)
 
 
-@pytest.mark.parametrize("uri", ["hf://org/name@0123", "pvc://claim/path", "https://host/x", "", "S3://bucket/x"])
+@pytest.mark.parametrize("uri", ["https://host/x", "", "S3://bucket/x"])
 def test_other_schemes_are_refused_with_what_is_supported(tmp_path: Path, uri: str) -> None:
-    with pytest.raises(SourceUnusable, match="s3://bucket/prefix are supported"):
+    with pytest.raises(SourceUnusable, match="hf://org/name@commit and pvc://claim/path are supported"):
         local_copy(uri, tmp_path)
 
 
@@ -90,11 +90,25 @@ def test_only_what_has_changed_is_downloaded_again(corpus: MinioBucket, proxy: F
     upload(corpus, "aiops/a.txt", "a")
     upload(corpus, "aiops/new.txt", "N")
     corpus.server.client.remove_object(corpus.bucket, "aiops/deep/b.txt")
-    assert contents(local_copy(uri, tmp_path)) == {"a.txt": "a", "new.txt": "N"}
+    changed = local_copy(uri, tmp_path)
+    assert contents(changed) == {"a.txt": "a", "new.txt": "N"}
     assert downloads(proxy) == 2
-    (folder / "a.txt").write_text("cut short by a crash")
+    assert contents(folder) == {"a.txt": "A", "deep/b.txt": "B"}, "whoever still reads the old one is not disturbed"
+    (changed / "a.txt").write_text("cut short by a crash")
     assert contents(local_copy(uri, tmp_path)) == {"a.txt": "a", "new.txt": "N"}
     assert downloads(proxy) == 1
+
+
+@pytest.mark.minio
+def test_an_object_is_downloaded_once_whichever_prefix_names_it(
+    corpus: MinioBucket, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    local_copy(f"{corpus.uri}/aiops", tmp_path)
+    assert downloads(proxy) == 2
+    local_copy(corpus.uri, tmp_path)
+    assert downloads(proxy) == 2
+    assert contents(local_copy(f"{corpus.uri}/aiops/deep/b.txt", tmp_path).parent) == {"b.txt": "B"}
+    assert downloads(proxy) == 0
 
 
 @pytest.mark.minio

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from evolution.plan.stage import canonical_json, sha256
-from evolution.store.artifacts import digest_file
+from evolution.store.digests import digest_of
 from evolution_trainer.failure import StageFailed
 
 SETTINGS = (
@@ -39,9 +39,6 @@ _LORA_PREFIX = "base_model.model."
 Shape = tuple[int, ...]
 Listing = Mapping[str, Any]
 
-_digests: dict[tuple[str, int, int], str] = {}
-"""SHA-256 by path, size and time of change: a worker verifies the same gigabytes once."""
-
 
 def listing(folder: Path, on_file: Callable[[int, int], None] = lambda _done, _total: None) -> Listing:
     """What identifies the model in `folder`: its files with size and digest, architecture, parameters and vocabulary.
@@ -59,7 +56,7 @@ def listing(folder: Path, on_file: Callable[[int, int], None] = lambda _done, _t
     files = sorted({*named, *weights, *index}, key=lambda path: path.name)
     entries = []
     for done, path in enumerate(files, start=1):
-        entries.append({"name": path.name, "size": path.stat().st_size, "digest": _digest(path)})
+        entries.append({"name": path.name, "size": path.stat().st_size, "digest": digest_of(path)})
         on_file(done, len(files))
     text_config = config.get("text_config", config)
     return {
@@ -267,14 +264,6 @@ def _matching(folder: Path, patterns: tuple[str, ...]) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(p.name for p in folder.iterdir() if any(fnmatchcase(p.name, pattern) for pattern in patterns))
-
-
-def _digest(path: Path) -> str:
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    if key not in _digests:
-        _digests[key] = digest_file(path)[0]
-    return _digests[key]
 
 
 def _unusable(message: str) -> StageFailed:
