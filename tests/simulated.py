@@ -13,7 +13,7 @@ from evolution.plan.manifest import Artifact, Manifest, Timings
 from evolution.plan.stage import SEMANTICS, Kind, canonical_json, sha256
 
 OUTPUTS: Mapping[Kind, tuple[str, ...]] = {
-    Kind.GENERATE: ("pairs", "rejects"),
+    Kind.GENERATE: ("pairs", "rejects", "rests"),
     Kind.SCORE: ("scores",),
     Kind.TRAIN: ("adapter", "log", "selection", "card"),
     Kind.EVALUATE: ("predictions",),

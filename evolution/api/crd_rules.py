@@ -158,6 +158,14 @@ RUN_RULES: Mapping[str, Sequence[Rule]] = {
     "spec.documents.uri": _DOCUMENTS,
     "spec.evaluation.uri": _QUESTIONS,
     "spec.publish.uri": _OUTPUT,
+    "spec.training": (
+        Rule(
+            "self.variant != 'Full' || self.quantization == 'None'",
+            "self.quantization + "
+            + text(" does not fit variant Full, which trains the weights themselves; give None, or train an adapter"),
+            ".quantization",
+        ),
+    ),
     "spec.generation.prompts.question": (_placeholder("{document}", ", so the model would not see the document"),),
     "spec.generation.prompts.answer": (_placeholder("{document}"), _placeholder("{question}")),
 }
@@ -226,6 +234,23 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
     ),
     "spec.cache.hostPath": (
         Rule("!self.split('/').exists(part, part == '..')", _after_value(" has '..'; give the folder's own path")),
+    ),
+    "spec.engine": (
+        Rule(
+            "self.name != 'OpenAI' || self.endpoint.matches('^https?://')",
+            _after_value(
+                " is not the URL of a server, and engine OpenAI asks one; give its base URL, as https://host/v1",
+                "self.endpoint",
+            ),
+            ".endpoint",
+        ),
+        Rule(
+            "self.name == 'OpenAI' || self.endpoint == ''",
+            _after_value(" is given, but engine ", "self.endpoint")
+            + " + self.name + "
+            + text(" asks no server; leave it out, or give engine OpenAI"),
+            ".endpoint",
+        ),
     ),
     "spec.env": (
         Rule(

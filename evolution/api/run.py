@@ -164,13 +164,13 @@ class Selection(Resource):
 class Training(Resource):
     variant: Variant = "LoRA"
     """What is trained: a LoRA adapter, one with rank-stabilised scaling, one with decomposed weights (DoRA), or all
-    weights (Full)."""
+    weights (Full), for which rank, alpha, dropout, targetModules and layers mean nothing."""
     quantization: Quantization = "None"
     """Precision of the frozen base model during training: its own, or 4-bit NF4 (QLoRA), which needs less memory."""
     rank: Annotated[int, Field(ge=1, le=1024)]
     """LoRA rank."""
     alpha: Annotated[float, Field(gt=0, le=4096)]
-    """LoRA alpha; updates are scaled by alpha / rank."""
+    """LoRA alpha; updates are scaled by alpha / rank, with variant RSLoRA by alpha / √rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """LoRA dropout."""
     target_modules: Annotated[tuple[str, ...], Field(strict=False)]
@@ -178,7 +178,7 @@ class Training(Resource):
     layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
     """Indices of decoder layers that get LoRA; empty is all."""
     learning_rate: Annotated[float, Field(gt=0, le=1)]
-    """Peak learning rate of AdamW; falls along a cosine."""
+    """Peak learning rate of AdamW; falls along a cosine. Variant Full wants a tenth of what an adapter does."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
     """Share of the steps over which the learning rate rises."""
     epochs: Annotated[float, Field(gt=0, le=1000)]
@@ -193,6 +193,15 @@ class Training(Resource):
     """Continue the adapter of the round before, or start a fresh one each round."""
     reporters: Annotated[tuple[Reporter, ...], Field(strict=False, max_length=4)] = ()
     """Where loss and learning rate are also sent: event files for TensorBoard in the store, or an MLflow server."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if self.variant == "Full" and self.quantization != "None":
+            raise ValueError(
+                f"quantization: is {self.quantization}, but variant Full trains the weights themselves, which must be "
+                "whole; set quantization to None, or train an adapter"
+            )
+        return self
 
 
 class Gate(Resource):

@@ -14,6 +14,7 @@ from controlplane.plane import ControlPlane
 
 from evolution.api.errors import InvalidRun
 from evolution.api.load import run_from_object, runtime_from_object
+from evolution.api.presets import PRESETS
 from evolution.api.run import API_VERSION
 
 pytestmark = pytest.mark.controlplane
@@ -162,7 +163,8 @@ def test_what_the_server_fills_in_is_what_the_types_fill_in(api: Api, body: Json
 
 def test_a_value_that_a_preset_governs_stays_left_out(api: Api) -> None:
     kept = tried(api, run({"spec.training": {"rank": 8}}))["spec"]
-    assert kept["training"] == {"rank": 8}
+    assert kept["training"]["rank"] == 8
+    assert not {*PRESETS["Default"]["training"]} & {*kept["training"]} - {"rank"}
     assert "selection" not in kept
 
 
