@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from evolution.cli.cluster import request_retry
-from evolution.cli.options import Context, Kubeconfig, Namespace, RunFile, Store, Target, console, warn
+from evolution.cli.options import (
+    Context,
+    Endpoint,
+    Engine,
+    Kubeconfig,
+    Namespace,
+    RunFile,
+    Store,
+    Target,
+    console,
+    engine_settings,
+    warn,
+)
 from evolution.cli.run import work
 from evolution.cli.target import find_run, on_laptop
 from evolution.cluster.kubectl import Kubectl
@@ -22,6 +34,8 @@ def retry(
         str | None, typer.Option("--stage", help="Also do this finished stage again, for example r2-train.")
     ] = None,
     store: Store = None,
+    engine: Engine = "Transformers",
+    endpoint: Endpoint = "",
     context: Context = "",
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = "",
@@ -47,7 +61,7 @@ def retry(
             warn(f"{damage}; {planned.id} is done again")
         if damaged or planned.id == stage:
             local.artifacts.discard(planned.manifest, damaged=[damage.digest for damage in damaged])
-    work(local)
+    work(local, engine_settings(engine, endpoint))
 
 
 def gc(

@@ -3,7 +3,8 @@
 import sys
 import time
 
-from evolution.cli.options import RunFile, Store, console, errors
+from evolution.api.runtime import EngineSettings
+from evolution.cli.options import Endpoint, Engine, RunFile, Store, console, engine_settings, errors
 from evolution.cli.terminal import Terminal
 from evolution.decide import Plan
 from evolution.local.places import StoredRun, open_run
@@ -14,17 +15,17 @@ from evolution.report.table import format_seconds
 INTERRUPTED = 130
 
 
-def run(file: RunFile, store: Store = None) -> None:
+def run(file: RunFile, store: Store = None, engine: Engine = "Transformers", endpoint: Endpoint = "") -> None:
     """Run the rounds on this machine. Interrupted or repeated, it goes on where it was; what is finished is reused."""
-    work(open_run(file, store))
+    work(open_run(file, store), engine_settings(engine, endpoint))
 
 
-def work(local: StoredRun) -> None:
+def work(local: StoredRun, engine: EngineSettings) -> None:
     """Run `local` to its end and leave with the exit code that says how it ended."""
     started = time.monotonic()
     with Terminal(local, console) as terminal:
         try:
-            plan = Runner(local, terminal).run()
+            plan = Runner(local, terminal, engine=engine).run()
         except KeyboardInterrupt:
             errors.print("interrupted; the same command goes on from here")
             sys.exit(INTERRUPTED)

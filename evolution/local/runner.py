@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from evolution.api.runtime import EngineSettings
 from evolution.decide import PERMANENT, Plan
 from evolution.local.observe import settle
 from evolution.local.places import StoredRun
@@ -44,6 +45,7 @@ class Runner:
     failures: dict[str, Failure] = field(default_factory=dict)
     gpu_seconds: float = 0.0
     worker: Worker | None = None
+    engine: EngineSettings = field(default_factory=EngineSettings)
     mlflow_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", ""))
 
     def run(self) -> Plan:
@@ -117,7 +119,12 @@ class Runner:
             store=self.local.artifacts.store.uri,
             model=self.local.run.spec.model.uri,
             stages=(order_stage(stage, attempt=before.count + 1 if before else 1),),
-            compute=Compute(reporters=self.local.run.spec.training.reporters, mlflow_uri=self.mlflow_uri),
+            compute=Compute(
+                engine=self.engine.name,
+                endpoint=self.engine.endpoint,
+                reporters=self.local.run.spec.training.reporters,
+                mlflow_uri=self.mlflow_uri,
+            ),
         )
         self.worker = self.worker or Worker(self.local.log)
         failed: Failed | None = None
