@@ -1,6 +1,7 @@
 """A resident worker: one child process that executes orders one after the other and keeps the model loaded."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 from evolution.plan.order import Order
 from evolution.plan.worker import Event, Failed, OrderDone, parse_event
 
-GRACE_SECONDS = 10.0
-"""How long a worker may take to end after it was asked to."""
+GRACE_SECONDS = 30.0
+"""How long a worker may take to end after it was asked to: it saves what it has done so far."""
 
 
 class Worker:
@@ -28,6 +29,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                env={**os.environ, "EVOLUTION_GRACE_SECONDS": str(GRACE_SECONDS)},
                 start_new_session=True,  # Ctrl-C reaches this process only, which then ends the worker in order
             )
 
@@ -61,11 +63,12 @@ class Worker:
         return code if code >= 0 else 128 - code
 
     def stop(self) -> None:
-        """End the process: first by closing its input, then by signals. Harmless if it has ended."""
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
+        """End the process, which may save what it has done so far. Harmless if it has ended."""
         self._process.terminate()
         self.exit_code()
+        # Only now: a worker whose input closes amid an order believes this process dead, and saves nothing.
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
         self._stdout.close()
 
     @property

@@ -13,6 +13,7 @@ PROBE = "probe/"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"\d+-of-\d+\.json")
 _RUN = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_AT_WORK = re.compile(r"runs/([^/]+)/(?:progress/([0-9a-f]{64})(?:-\d+)?\.json|checkpoints/([0-9a-f]{64})/.+)")
 
 
 def blob(digest: str) -> str:
@@ -70,6 +71,14 @@ def stage_of_part(key: str) -> str | None:
     """The fingerprint of the stage that a part's key belongs to; None for any other key."""
     folder, _, name = key.removeprefix(PARTS).partition("/")
     return folder if _SHA256.fullmatch(folder) and key.startswith(PARTS) and _PART.fullmatch(name) else None
+
+
+def at_work(key: str) -> tuple[str, str] | None:
+    """The run, and the fingerprint of the stage, that a key of progress or of a checkpoint belongs to; None for any
+    other key.
+    """
+    match = _AT_WORK.fullmatch(key)
+    return (match[1], match[2] or match[3]) if match else None
 
 
 def _run(run: str) -> str:

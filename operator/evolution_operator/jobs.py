@@ -245,6 +245,7 @@ def _env(
         "EVOLUTION_ORDER": told,
         "EVOLUTION_TERMINATION_MESSAGE": TERMINATION_MESSAGE,
         "EVOLUTION_CACHE": CACHE,
+        "EVOLUTION_GRACE_SECONDS": str(runtime.termination_grace_seconds),
         "HOME": CACHE,
     }
     if claims:

@@ -11,7 +11,7 @@ from evolution.plan.stage import Kind, sha256
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.folder import PARTIAL, FolderStore
-from evolution.store.garbage import GRACE, PARTS_GRACE, Garbage, collect, remove
+from evolution.store.garbage import GRACE, UNFINISHED_GRACE, Garbage, collect, remove
 from evolution.store.parts import Parts
 
 KEPT, DROPPED = "aa" * 32, "bb" * 32
@@ -178,7 +178,7 @@ def test_parts_of_a_stage_that_is_not_done_yet_are_kept_with_their_blobs(folder:
     age(folder)
     assert collect(artifacts, []) == Garbage((), (), 0)
 
-    age(folder, PARTS_GRACE + 60)
+    age(folder, UNFINISHED_GRACE + 60)
     commit_part(artifacts, DROPPED, 1, answers=put(artifacts, tmp_path, "answers of a late shard"))
     assert collect(artifacts, []) == Garbage((), (), 0)
 
@@ -189,11 +189,45 @@ def test_parts_of_a_stage_that_is_done_or_given_up_are_garbage(folder: FolderSto
     commit(artifacts, KEPT)
     age(folder)
     removed = remove(artifacts, collect(artifacts, [KEPT]))
-    assert (removed.parts, removed.blobs) == ((keys.part(KEPT, 0, 3),), (sha256(b"done"),))
+    assert (removed.unfinished, removed.blobs) == ((keys.part(KEPT, 0, 3),), (sha256(b"done"),))
 
     commit_part(artifacts, DROPPED, 2, answers=put(artifacts, tmp_path, "given up"))
-    age(folder, PARTS_GRACE + 60)
+    age(folder, UNFINISHED_GRACE + 60)
     removed = remove(artifacts, collect(artifacts, [KEPT]))
-    assert removed.parts == (keys.part(DROPPED, 2, 3),)
+    assert removed.unfinished == (keys.part(DROPPED, 2, 3),)
     assert removed.blobs == (sha256(b"given up"),)
     assert [found.key for found in folder.list("")] == [keys.manifest(KEPT)]
+
+
+def test_checkpoints_and_progress_of_a_stage_that_is_not_done_yet_are_kept_for_a_week(
+    folder: FolderStore, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(folder, tmp_path / "cache")
+    listing = f"{keys.checkpoints('a-12345678', DROPPED)}training/1.json"
+    for key in (keys.progress("a-12345678", DROPPED), f"{keys.checkpoints('a-12345678', DROPPED)}training/files/f"):
+        folder.write(key, b"x")
+    age(folder, UNFINISHED_GRACE + 60)
+    folder.write(listing, b"{}")
+    assert collect(artifacts, []) == Garbage((), (), 0)
+
+    age(folder, UNFINISHED_GRACE + 60)
+    garbage = collect(artifacts, [])
+    assert {*garbage.unfinished} == {found.key for found in folder.list("")}
+    assert garbage.bytes == 4
+    folder.write(listing, b"{}")
+    assert listing not in remove(artifacts, garbage).unfinished, "a worker has gone on since"
+    assert [found.key for found in folder.list("")] == [listing]
+
+
+def test_checkpoints_of_a_stage_that_is_done_go_and_the_runs_own_things_stay(
+    folder: FolderStore, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(folder, tmp_path / "cache")
+    commit(artifacts, KEPT)
+    left = [f"{keys.checkpoints('a-12345678', KEPT)}0-of-3/questions/c", keys.progress("a-12345678", KEPT, 2)]
+    for key in (*left, keys.history("a-12345678"), "runs/a-12345678/progress/README"):
+        folder.write(key, b"x")
+    age(folder)
+    assert {*remove(artifacts, collect(artifacts, [KEPT])).unfinished} == {*left}
+    stay = [keys.history("a-12345678"), "runs/a-12345678/progress/README", keys.manifest(KEPT)]
+    assert [found.key for found in folder.list("")] == stay
