@@ -82,6 +82,8 @@ def _not_here(error: Exception, uri: str, location: HubLocation) -> Exception:
         )
     if isinstance(cause, errors.HfHubHTTPError):
         return _by_status(cause.response.status_code, uri)
+    if isinstance(cause, errors.FileMetadataError):
+        return StoreRefused(f"{uri}: {constants.ENDPOINT} answers as no hub does; see HF_ENDPOINT ({cause})")
     return StoreUnavailable(f"{uri}: {constants.ENDPOINT} does not answer ({cause or error})")
 
 
