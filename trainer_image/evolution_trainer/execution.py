@@ -143,7 +143,7 @@ class Execution:
         """What `run` gives, its outputs stored but nothing committed."""
         todo = doing.todo
         session = self.session
-        session.expect(doing.inputs.get("model"))
+        session.expect(doing.inputs.get("model"), doing.progress)
         loaded = session.load_seconds
         with self.scratch.folder(doing.fingerprint) as scratch:
             result = run(

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evolution.store.source_files import OnProgress, quiet
 from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.chat import ChatFormat
@@ -38,14 +39,16 @@ class ModelSession:
         """How often the GPU ran out of memory; every time halves the token budgets for good."""
         self.cache = cache
         self._on_load = on_load
+        self._progress: OnProgress = quiet
         self._expected: str | None = None
         self._verified: str | None = None
 
-    def expect(self, digest: str | None) -> None:
+    def expect(self, digest: str | None, progress: OnProgress = quiet) -> None:
         """What the model must contain from here on (digest of its listing), checked before it is read; None: whatever
-        lies at `uri` now.
+        lies at `uri` now. `progress` hears how far its download and check are.
         """
         self._expected = digest
+        self._progress = progress
         if digest is None:
             self.__dict__.pop("_local_folder", None)
         elif digest != self._verified:
@@ -57,7 +60,8 @@ class ModelSession:
         """Local folder with the model's files, verified."""
         folder = self._local_folder
         if self._expected is not None and self._expected != self._verified:
-            model_files.verify(folder, self._expected)
+            progress = self._progress
+            model_files.verify(folder, self._expected, lambda done, total: progress("files checked", done, total))
             self._verified = self._expected
         return folder
 
@@ -68,7 +72,7 @@ class ModelSession:
 
     @cached_property
     def _local_folder(self) -> Path:
-        return local_copy(self.uri, self.cache)
+        return local_copy(self.uri, self.cache, self._progress)
 
     @cached_property
     def device(self) -> "torch.device":

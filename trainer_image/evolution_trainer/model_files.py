@@ -38,9 +38,10 @@ _LORA_PREFIX = "base_model.model."
 
 Shape = tuple[int, ...]
 Listing = Mapping[str, Any]
+OnFile = Callable[[int, int], None]
 
 
-def listing(folder: Path, on_file: Callable[[int, int], None] = lambda _done, _total: None) -> Listing:
+def listing(folder: Path, on_file: OnFile = lambda _done, _total: None) -> Listing:
     """What identifies the model in `folder`: its files with size and digest, architecture, parameters and vocabulary.
 
     `on_file` hears how many of how many files were digested.
@@ -72,13 +73,13 @@ def is_full(folder: Path) -> bool:
     return (folder / FULL_SETTINGS).is_file()
 
 
-def verify(folder: Path, expected: str) -> None:
+def verify(folder: Path, expected: str, on_file: OnFile = lambda _done, _total: None) -> None:
     """See that `folder` holds the model whose listing has the digest `expected`.
 
     Raises:
         StageFailed: ModelChanged; ModelUnusable, as `listing`.
     """
-    found = sha256(canonical_json(listing(folder)))
+    found = sha256(canonical_json(listing(folder, on_file)))
     if found != expected:
         raise StageFailed(
             "ModelChanged",

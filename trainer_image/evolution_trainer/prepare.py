@@ -3,6 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
@@ -69,7 +70,7 @@ def model(stage: StageRun) -> Result:
 
 def adapter(stage: StageRun) -> Result:
     """Input: model. Output: adapter, a PEFT folder that fits the model."""
-    source = local_copy(str(stage.parameters["uri"]), stage.scratch)
+    source = _source(stage)
     folder = stage.scratch / "adapter"
     model_files.prepare_adapter(source, stage.session.folder, folder)
     return Result(
@@ -86,7 +87,7 @@ def documents(stage: StageRun) -> Result:
     """
     parameters = DocumentParameters.model_validate(stage.parameters)
     reference = parameters.rules == "Reference"
-    raw = Documents(local_copy(parameters.uri, stage.scratch), field=parameters.field, verbatim=reference)
+    raw = Documents(_source(stage), field=parameters.field, verbatim=reference)
     count = _token_counter(stage)
     read, rejected = 0, Counter[str]()
     with (
@@ -139,7 +140,7 @@ def documents(stage: StageRun) -> Result:
 
 def evaluation(stage: StageRun) -> Result:
     """Output: items, in the order of the file."""
-    path = local_copy(str(stage.parameters["uri"]), stage.scratch)
+    path = _source(stage)
     seen: Counter[str] = Counter()
     with stage.rows_out("items") as items:
         for item in read_items(path):
@@ -155,6 +156,10 @@ def evaluation(stage: StageRun) -> Result:
         else []
     )
     return Result({"items": Output(stage.scratch / "items.jsonl", items.count)}, {"items": items.count}, warnings)
+
+
+def _source(stage: StageRun) -> Path:
+    return local_copy(str(stage.parameters["uri"]), stage.session.cache, stage.progress)
 
 
 def _reject(document: Unusable, on_invalid: Literal["Fail", "Skip"], rejects: RowWriter) -> None:

@@ -1,13 +1,13 @@
 """The stage `Publish`: an adapter becomes a plain PEFT folder that vLLM, KServe and PEFT load as it is."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import JsonValue
 
+from evolution.api.locations import hub_location
 from evolution.plan.manifest import Record
 from evolution.plan.stage import canonical_json
 from evolution.store.artifacts import digest_file
@@ -16,7 +16,6 @@ from evolution.store.open import local_path, open_store
 from evolution_trainer.stage import Output, Result, StageRun
 
 SETTINGS = "adapter_config.json"
-_HUB = re.compile(r"hf://(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 
 
 class PublishParameters(Record):
@@ -65,8 +64,8 @@ def _target(uri: str) -> Callable[[Path, str], None]:
 def _with_base(settings: Path, model: str, scratch: Path) -> Path:
     """`adapter_config.json` that names its base model as PEFT expects it: a path, or name and revision on the hub."""
     document = json.loads(settings.read_bytes())
-    if hub := _HUB.fullmatch(model):
-        document |= {"base_model_name_or_path": hub["name"], "revision": hub["revision"]}
+    if hub := hub_location(model):
+        document |= {"base_model_name_or_path": hub.name, "revision": hub.revision}
     else:
         document["base_model_name_or_path"] = str(local_path(model) or model)
     changed = scratch / SETTINGS
