@@ -3,7 +3,10 @@ import pytest
 from stages import EVALUATE, TRAIN, Bench, pair
 
 from evolution_trainer import evaluate, metrics, train
+from evolution_trainer.engine import Reply
 from evolution_trainer.metrics import interval, measure
+from evolution_trainer.preemption import Preempted
+from evolution_trainer.transformers_engine import TransformersEngine
 
 
 def item(number: int, question: str = "", answer: str = "") -> dict[str, str]:
@@ -35,11 +38,35 @@ def test_two_evaluations_give_the_same_bytes_whatever_the_batches(
 ) -> None:
     given = bench.put(item(i, f"What is {'seven ' * (i % 7)}?") for i in range(20))
     first = bench.do(evaluate, EVALUATE, items=given)
-    monkeypatch.setattr("evolution_trainer.engine.TOKEN_BUDGET", {"cpu": 100})
+    monkeypatch.setattr("evolution_trainer.transformers_engine.TOKEN_BUDGET", {"cpu": 100})
     monkeypatch.setattr(evaluate, "WINDOW", 3)
     second = bench.do(evaluate, EVALUATE, items=given)
     assert first.digest("predictions") == second.digest("predictions")
     assert first.metrics == second.metrics
+
+
+def test_an_interrupted_worker_goes_on_at_the_item(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = bench.put([*(item(i) for i in range(12)), item(12, "long " * 300)])
+    whole = bench.do(evaluate, EVALUATE, items=given)
+    monkeypatch.setattr(evaluate, "WINDOW", 4)
+    answer, prompts = TransformersEngine.generate, []
+
+    def until_a_signal(self: TransformersEngine, asked: list[list[int]], *rest: object, **named: object) -> list[Reply]:
+        if len(prompts) == 8:
+            raise Preempted
+        prompts.extend(asked)
+        return answer(self, asked, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TransformersEngine, "generate", until_a_signal)
+    with pytest.raises(Preempted):
+        bench.do(evaluate, EVALUATE, items=given)
+    prompts.append([])
+    bench.progress.clear()
+    done = bench.do(evaluate, EVALUATE, items=given)
+    assert len(prompts) - 1 == 12
+    assert bench.progress[0] == ("items", 8, 13)
+    assert done.digest("predictions") == whole.digest("predictions")
+    assert (done.metrics, done.result.warnings) == (whole.metrics, whole.result.warnings)
 
 
 def test_evaluation_questions_that_were_trained_on_are_counted_in_a_warning(bench: Bench) -> None:

@@ -5,9 +5,10 @@ from small_run import QUICKSTART
 from stages import GENERATE, Bench, Done
 
 from evolution_trainer import generate
-from evolution_trainer.engine import Engine, Reply
+from evolution_trainer.engine import Reply
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
+from evolution_trainer.transformers_engine import TransformersEngine
 
 
 @pytest.fixture
@@ -55,8 +56,8 @@ def test_no_two_pairs_are_equal_and_no_question_is_asked_twice_about_a_document(
 def test_the_same_stage_gives_the_same_bytes_whatever_the_batches(demo: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     given = demo.put(documents(8))
     first = demo.do(generate, GENERATE, documents=given)
-    monkeypatch.setattr("evolution_trainer.engine.TOKEN_BUDGET", {"cpu": 700})
-    monkeypatch.setattr(generate, "WINDOW", 5)
+    monkeypatch.setattr("evolution_trainer.transformers_engine.TOKEN_BUDGET", {"cpu": 700})
+    monkeypatch.setattr("evolution_trainer.writer.WINDOW", 5)
     second = demo.do(generate, GENERATE, documents=given)
     assert first.digest("pairs") == second.digest("pairs")
     assert first.digest("rejects") == second.digest("rejects")
@@ -110,11 +111,11 @@ def test_progress_counts_questions_and_then_answers(demo: Bench) -> None:
 def test_braces_and_control_tokens_in_a_document_stay_text(demo: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[int]] = []
 
-    def watch(_: Engine, prompts: list[list[int]], *_rest: object, **_named: object) -> list[Reply]:
+    def watch(_: TransformersEngine, prompts: list[list[int]], *_rest: object, **_named: object) -> list[Reply]:
         seen.extend(prompts)
         return [Reply("What?", True)] * len(prompts)
 
-    monkeypatch.setattr(Engine, "generate", watch)
+    monkeypatch.setattr(TransformersEngine, "generate", watch)
     text = 'Set {"question": "{question}"} before <|im_end|>.'
     demo.do(generate, GENERATE, documents=demo.put([{"id": "a" * 16, "text": text, "language": "en"}]))
     eos = demo.session.tokenizer.eos_token_id

@@ -2,6 +2,8 @@
 
 from array import array
 from collections import Counter
+from itertools import islice
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -14,8 +16,9 @@ from evolution_trainer.metrics import interval, measure
 from evolution_trainer.rows import count_rows, read_rows, windows
 from evolution_trainer.seeds import seed
 from evolution_trainer.stage import Output, Result, StageRun
+from evolution_trainer.writer import count_usage
 
-WINDOW = 1024
+WINDOW = 256
 """Items that are in memory at once."""
 
 
@@ -28,45 +31,23 @@ def run(stage: StageRun) -> Result:
     """Inputs: items, model[, adapter][, pairs]. Output: predictions."""
     parameters = EvaluateParameters.model_validate(stage.parameters)
     items = stage.input("items")
-    adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
     total = count_rows(items)
-    scores: dict[Metric, array[float]] = {metric: array("d") for metric in parameters.metrics}
-    failed: Counter[str] = Counter()
-    done = too_long = 0
-
-    def on_done(more: int) -> None:
-        nonlocal done
-        done += more
-        stage.progress("items", done, total)
-
-    with (
-        opened_engine(stage.session, stage.compute, adapter) as engine,
-        stage.rows_out("predictions") as predictions,
-    ):
-        for window in windows(read_rows(items), WINDOW):
-            prompts = [stage.session.chat.prompt(item["question"]) for item in window]
-            fitting = [i for i, prompt in enumerate(prompts) if engine.fits(prompt)]
-            too_long += len(window) - len(fitting)
-            written = engine.generate(
-                [prompts[i] for i in fitting],
-                [0] * len(fitting),
-                temperature=0.0,
-                top_p=1.0,
-                max_tokens=parameters.max_tokens,
-                on_done=on_done,
-            )
-            replies = dict(zip(fitting, written, strict=True))
-            for i, item in enumerate(window):
-                prediction = replies[i].text if i in replies else ""
-                found: dict[str, JsonValue] = {}
-                for metric in parameters.metrics:
-                    score = measure(metric, prediction, item["answer"])
-                    failed[metric] += score is None
-                    scores[metric].append(score or 0.0)
-                    found[metric] = score or 0.0
-                predictions({**item, "prediction": prediction, "scores": found})
     if not total:
         raise StageFailed("NoItems", "the evaluation set has no items")
+    scores: dict[Metric, array[float]] = {metric: array("d") for metric in parameters.metrics}
+    failed: Counter[str] = Counter()
+    too_long = 0
+    answers = _answered(stage, items, parameters.max_tokens, total)
+    with stage.rows_out("predictions") as predictions:
+        for item, answer in zip(read_rows(items), read_rows(answers), strict=True):
+            too_long += answer["tooLong"]
+            found: dict[str, JsonValue] = {}
+            for metric in parameters.metrics:
+                score = measure(metric, answer["text"], item["answer"])
+                failed[metric] += score is None
+                scores[metric].append(score or 0.0)
+                found[metric] = score or 0.0
+            predictions({**item, "prediction": answer["text"], "scores": found})
 
     overlap = _overlap(stage)
     warnings = [
@@ -89,6 +70,36 @@ def run(stage: StageRun) -> Result:
         metrics={"scores": {metric: _summary(values) for metric, values in scores.items()}, "overlap": overlap},
         warnings=warnings,
     )
+
+
+def _answered(stage: StageRun, items: Path, max_tokens: int, total: int) -> Path:
+    """A file with the model's answer to each item, whatever an interrupted worker has left of it included."""
+    done = 0
+
+    def on_done(more: int) -> None:
+        nonlocal done
+        done += more
+        stage.progress("items", done, total)
+
+    adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
+    with (
+        opened_engine(stage.session, stage.compute, adapter) as engine,
+        stage.journal("answers") as answers,
+    ):
+        on_done(answers.count)
+        for window in windows(islice(read_rows(items), answers.count, None), WINDOW):
+            prompts = [stage.session.chat.prompt(item["question"]) for item in window]
+            fitting = [i for i, prompt in enumerate(prompts) if engine.fits(prompt)]
+            on_done(len(window) - len(fitting))
+            asked = [prompts[i] for i in fitting]
+            written = engine.generate(
+                asked, [0] * len(asked), temperature=0.0, top_p=1.0, max_tokens=max_tokens, on_done=on_done
+            )
+            count_usage(stage, asked, written)
+            replies = dict(zip(fitting, written, strict=True))
+            for i in range(len(window)):
+                answers({"text": replies[i].text if i in replies else "", "tooLong": i not in replies})
+    return answers.path
 
 
 def _summary(scores: "array[float]") -> dict[str, JsonValue]:
