@@ -138,10 +138,15 @@ class Cluster:
 
         return eventually(found, f"a running pod of {stage}")
 
-    def events(self, name: str = "demo") -> list[tuple[str, str]]:
-        """Reason and message of what was told about a run."""
-        listed = self.api.get(object_path("events", namespace=self.namespace))["items"]
-        return [(e["reason"], e["message"]) for e in listed if e["involvedObject"]["name"] == name]
+    def told(self, reason: str, name: str = "demo") -> str:
+        """The message of the Event with that reason about a run, once it is there: Events come after the status."""
+
+        def found() -> str | None:
+            listed = self.api.get(object_path("events", namespace=self.namespace))["items"]
+            messages = [e["message"] for e in listed if (e["involvedObject"]["name"], e["reason"]) == (name, reason)]
+            return messages[0] if messages else None
+
+        return eventually(found, f"an Event {reason} about {name}")
 
     def gone(self, path: str) -> bool:
         try:
