@@ -1,0 +1,1 @@
+"""Benchmarks of the trainer: ratios side by side in one run."""
