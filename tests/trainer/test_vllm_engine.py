@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from vllm_names import RECORDED
 from evolution.plan.order import Compute
 from evolution.plan.worker import ExitCode
 from evolution_trainer import vllm_engine, vllm_process
+from evolution_trainer.channel import PARENT_DIED
 from evolution_trainer.engine import Engine, opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
+from evolution_trainer.vllm_process import Answer, Prompts, Start
 
 HERE = Path(__file__).parent
 VLLM = Compute(engine="VLLM")
@@ -155,6 +159,25 @@ def test_a_child_that_fails_ends_the_stage_and_is_worth_another_try(
         engine.generate([[5] * 200] * 300, [1] * 300, **GREEDY)
     assert (failed.value.reason, failed.value.code) == ("EngineUnavailable", 1)
     assert list(processes_of("vllm_process")) == []
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("busy", [True, False])
+def test_vllm_leaves_when_its_worker_is_gone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, *, busy: bool) -> None:
+    monkeypatch.setenv("STAND_IN_VLLM", "hangs")
+    command = [sys.executable, "-m", "evolution_trainer.vllm_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        start = Start(model=str(tiny_model), window=256, dtype="float32", stop_tokens=[2])
+        process.stdin.write(start.to_json() + b"\n")
+        process.stdin.flush()
+        assert Answer.model_validate_json(process.stdout.readline()) == Answer()
+        if busy:
+            rows = Prompts(tokens=[[5]], seeds=[1], max_tokens=[2], temperature=0.0, top_p=1.0)
+            process.stdin.write(rows.to_json() + b"\n")
+        process.stdin.close()
+        assert process.wait(60) == (PARENT_DIED if busy else 0)
 
 
 def test_without_vllm_the_remedy_is_told(session: ModelSession) -> None:

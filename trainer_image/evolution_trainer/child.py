@@ -92,7 +92,8 @@ class Child:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                self._answers.put(line)
+                if line.endswith(b"\n"):  # else cut off by the death of the process
+                    self._answers.put(line)
         self._answers.put(None)
 
     def _forward(self) -> None:

@@ -36,7 +36,7 @@ def served_adapter(folder: Path, engine: EngineName) -> ServedAdapter:
     if modules := settings.get("modules_to_save"):
         _refuse(engine, f"the adapter replaces whole modules (modules_to_save: {', '.join(modules)})")
     ranks = (settings["r"], *(settings.get("rank_pattern") or {}).values())
-    return ServedAdapter(f"evolution-{_digest(folder)[:16]}", folder, max(ranks))
+    return ServedAdapter(f"evolution-{_digest(folder)[:16]}", folder.absolute(), max(ranks))
 
 
 def _refuse(engine: EngineName, why: str) -> NoReturn:
