@@ -61,7 +61,8 @@ def run(stage: StageRun) -> Result:
             "and left out"
         )
     if not rows:
-        raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; raise training.maxTokens")
+        mend = "raise training.maxTokens" if pairs else "let selection.strategy train pairs of earlier rounds, too"
+        raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; {mend}")
 
     length, order = parameters.length, seed(parameters.seed, parameters.round, "order")
     batches = Batches.shuffled(rows, parameters.batch_size, length.steps, length.epochs, order)
@@ -94,7 +95,15 @@ def run(stage: StageRun) -> Result:
     }
     warnings += told.finished(metrics)
     card = stage.scratch / "README.md"
-    card.write_text(model_card(stage.round, stage.parameters, stage.inputs, metrics), encoding="utf-8")
+    text = model_card(
+        stage.round,
+        stage.parameters,
+        stage.inputs,
+        metrics,
+        variant=parameters.variant,
+        quantization=parameters.quantization,
+    )
+    card.write_text(text, encoding="utf-8")
     return Result(
         outputs={
             "adapter": Output(stage.scratch / "adapter"),
