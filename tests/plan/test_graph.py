@@ -111,6 +111,36 @@ def test_a_round_waits_for_the_gate_only_where_the_gate_can_decide_something() -
         assert second.state == state
 
 
+def given_to(stage_id: str, generation: dict[str, str]) -> dict[str, str]:
+    """Inputs of a stage of a run with these settings, and from where they come."""
+    graph = unfold(make_run({"generation": generation}).spec, {})
+    stage = graph.stage(stage_id)
+    assert stage is not None
+    return {name: f"{source.stage}/{source.output}" for name, source in stage.inputs.items()}
+
+
+def test_the_choice_among_candidates_knows_earlier_pairs_resting_documents_and_the_learner() -> None:
+    any_ = given_to("r3-generate", {"focus": "Any"})
+    novel = any_ | {"pairs.1": "r1-generate/pairs", "pairs.2": "r2-generate/pairs", "rests": "r2-generate/rests"}
+    unknown = novel | {"learner": "r2-train/adapter"}
+    assert any_.keys() == {"model", "documents", "adapter"}
+    assert given_to("r3-generate", {"focus": "Novel"}) == novel
+    assert given_to("r3-generate", {"focus": "Unknown"}) == unknown
+    assert given_to("r3-generate", {"focus": "Unknown", "writer": "Base"}) == {
+        name: source for name, source in unknown.items() if name != "adapter"
+    }
+    assert given_to("r1-generate", {"focus": "Unknown"}) == given_to("r1-generate", {"focus": "Any"})
+
+
+@pytest.mark.parametrize("focus", ["Novel", "Unknown"])
+def test_a_run_with_a_focus_completes_and_a_second_one_runs_nothing(focus: str) -> None:
+    world = World()
+    run = make_run({"generation": {"focus": focus, "candidates": 4}})
+    world.run_to_the_end(run)
+    assert world.graph(run).complete
+    assert world.run_to_the_end(run) == []
+
+
 def test_scores_are_computed_only_for_strategies_that_read_them() -> None:
     kinds = {strategy: {s.kind for s in unfold(make_run({"selection": {"strategy": strategy}}).spec, {}).stages}
              for strategy in ("None", "All", "Random", "Hard", "Easy", "Even")}  # fmt: skip
