@@ -1,0 +1,93 @@
+"""Rows that an interrupted worker has left."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evolution.store.folder import FolderStore
+from evolution_trainer.checkpoint import Checkpoints
+from evolution_trainer.preemption import Preempted
+from evolution_trainer.timing import Clock
+
+ROWS = [{"id": str(n), "text": "网络" * n} for n in range(9)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+def checkpoints(store: FolderStore, interval: float = 3600.0) -> Checkpoints:
+    return Checkpoints(store, "runs/r-1/checkpoints/f/", Clock(), interval)
+
+
+def written(
+    store: FolderStore, path: Path, rows: list[Any], *, end: type[BaseException] | None, interval: float
+) -> int:
+    """Write the rows that are missing of `rows`, then leave the journal in a certain way; how many were there."""
+    with checkpoints(store, interval).journal("rows", path) as journal:
+        before = journal.count
+        for row in rows[before:]:
+            journal(row)
+        if end is not None:
+            raise end
+    return before
+
+
+def saved(store: FolderStore) -> list[str]:
+    return [found.key for found in store.list("runs/r-1/checkpoints/f/")]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Iterator[bytes]:
+    path = tmp_path / "undisturbed.jsonl"
+    written(FolderStore(tmp_path / "another"), path, ROWS, end=None, interval=3600.0)
+    yield path.read_bytes()
+
+
+def test_a_signal_saves_what_was_written_and_the_next_worker_begins_with_it(
+    store: FolderStore, tmp_path: Path, whole: bytes
+) -> None:
+    with pytest.raises(Preempted):
+        written(store, tmp_path / "first", ROWS[:4], end=Preempted, interval=3600.0)
+    with pytest.raises(Preempted):
+        written(store, tmp_path / "second", ROWS[:6], end=Preempted, interval=3600.0)
+    assert len(saved(store)) == 2
+    assert written(store, tmp_path / "third", ROWS, end=None, interval=3600.0) == 6
+    assert (tmp_path / "third").read_bytes() == whole
+
+
+def test_a_kill_costs_what_was_written_since_the_last_interval(
+    store: FolderStore, tmp_path: Path, whole: bytes
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    with pytest.raises(Killed):
+        written(store, tmp_path / "seldom", ROWS[:4], end=Killed, interval=3600.0)
+    assert saved(store) == []
+    with pytest.raises(Killed):
+        written(store, tmp_path / "always", ROWS[:4], end=Killed, interval=0.0)
+    assert written(store, tmp_path / "next", ROWS, end=None, interval=3600.0) == 4
+    assert (tmp_path / "next").read_bytes() == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"id":"0","text":"x"}\n' * 4])
+def test_rows_that_are_not_what_their_name_says_are_written_again(
+    store: FolderStore, tmp_path: Path, whole: bytes, damage: bytes
+) -> None:
+    with pytest.raises(Preempted):
+        written(store, tmp_path / "first", ROWS[:4], end=Preempted, interval=3600.0)
+    [key] = saved(store)
+    store.write(key, damage)
+    assert written(store, tmp_path / "next", ROWS, end=None, interval=3600.0) == 0
+    assert (tmp_path / "next").read_bytes() == whole
+
+
+def test_nothing_is_left_once_the_stage_is_committed(store: FolderStore, tmp_path: Path) -> None:
+    written(store, tmp_path / "rows", ROWS, end=None, interval=0.0)
+    assert saved(store)
+    checkpoints(store).remove()
+    assert saved(store) == []
