@@ -1,6 +1,5 @@
 """Rows that an interrupted worker has left."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,10 @@ def saved(store: FolderStore) -> list[str]:
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Iterator[bytes]:
+def whole(tmp_path: Path) -> bytes:
     path = tmp_path / "undisturbed.jsonl"
     written(FolderStore(tmp_path / "another"), path, ROWS, end=None, interval=3600.0)
-    yield path.read_bytes()
+    return path.read_bytes()
 
 
 def test_a_signal_saves_what_was_written_and_the_next_worker_begins_with_it(
