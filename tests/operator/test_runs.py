@@ -172,6 +172,30 @@ def test_workers_that_cannot_start_are_made_anew_when_their_runtime_is_mended(cl
     cluster.until("Complete: *")
 
 
+def test_a_run_waits_for_the_volume_claim_of_its_model_and_says_so(cluster: Cluster) -> None:
+    cluster.apply(spec={"model": {"uri": "pvc://models/qwen"}})
+    run = cluster.until("Queued: Unschedulable")
+    assert 'persistentvolumeclaim "models" not found' in cluster.condition("Progressing")["message"]
+    assert 'persistentvolumeclaim "models" not found' in run["status"]["current"][0]["waitingFor"]
+    volume = f"models-{cluster.namespace}"
+    size = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "models"},
+        "spec": {**size, "volumeName": volume, "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    place = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": volume},
+        "spec": {**size, "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/models"}},
+    }
+    for body in (place, claim):
+        cluster.kubectl("apply", "-f", "-", input=json.dumps(body))
+    cluster.until("Complete: *")
+
+
 def test_a_strangers_job_of_that_name_is_named_and_left_alone(cluster: Cluster) -> None:
     cluster.fates.next(cluster.namespace, "r1-train", HANG)
     cluster.apply()
