@@ -28,11 +28,9 @@ PATIENCE = 60.0
 class Life:
     """One worker, from its start to its end."""
 
-    started: float
     reached: list[tuple[float, int]] = field(default_factory=list)
     """When it told how much of the phase that is interrupted was done."""
     manifests: dict[str, Manifest] = field(default_factory=dict)
-    signalled: float | None = None
     code: int = 0
     errors: str = ""
 
@@ -69,16 +67,15 @@ class Interruptions:
 
     @property
     def redone(self) -> list[float]:
-        """Of every interruption, the seconds of work that were done again: from the moment at which the worker had told
-        of as much as its successor began with, to the signal.
+        """Of every interruption, the seconds of work that were done again: from when the worker told of as much as its
+        successor began with, to the last that it told of.
         """
         lost = []
         for life, successor in zip(self.lives, self.lives[1:], strict=False):
-            if life.signalled is None or not life.reached or not successor.reached:
-                continue
-            began = successor.reached[0][1]
-            had = [at for at, done in life.reached if done <= began]
-            lost.append(max(0.0, life.signalled - (had[-1] if had else life.reached[0][0])))
+            if life.reached and successor.reached:
+                began = successor.reached[0][1]
+                had = [at for at, done in life.reached if done <= began] or [life.reached[0][0]]
+                lost.append(life.reached[-1][0] - had[-1])
         return lost
 
     @property
@@ -92,7 +89,7 @@ class Interruptions:
 
     def _life(self, chosen: signal.Signals | None, after: float | None) -> Life:
         process = self.shop.start("-")
-        life = Life(time.monotonic())
+        life = Life()
         errors: list[bytes] = []
         assert process.stdin
         assert process.stdout
@@ -109,7 +106,7 @@ class Interruptions:
             elif isinstance(event, Progress) and event.phase == self.phase:
                 life.reached.append((time.monotonic(), event.done))
                 if chosen is not None and timer is None:
-                    timer = threading.Timer(after or 0.0, self._send, (process, chosen, life))
+                    timer = threading.Timer(after or 0.0, self._send, (process, chosen))
                     timer.start()
         try:
             life.code = process.wait(PATIENCE)
@@ -125,7 +122,6 @@ class Interruptions:
         return life
 
     @staticmethod
-    def _send(process: "subprocess.Popen[bytes]", chosen: signal.Signals, life: Life) -> None:
-        life.signalled = time.monotonic()
+    def _send(process: "subprocess.Popen[bytes]", chosen: signal.Signals) -> None:
         if process.poll() is None:
             os.kill(process.pid, chosen)
