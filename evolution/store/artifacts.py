@@ -43,6 +43,11 @@ class Artifacts:
         self.store = store
         self._cache = cache
 
+    @property
+    def cache(self) -> Path:
+        """Local folder that workers share, for what can be fetched or made again."""
+        return self._cache
+
     def put_file(self, path: Path, count: int = 1) -> Artifact:
         """Store a file; one that is there already is not sent again. `count` is its number of rows."""
         digest, size = digest_file(path)

@@ -5,6 +5,7 @@ template means it, control tokens included; the content is tokenised apart, wher
 document (`<|im_end|>`) is ordinary text and cannot end a turn.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -60,7 +61,7 @@ class ChatFormat:
             )
         return [self._tokenizer.eos_token_id]
 
-    @property
+    @cached_property
     def assistant_header(self) -> list[int]:
         """The assistant's header alone, from its first control token after the end of the user's turn."""
         return self._control(self.assistant_header_text)
@@ -78,8 +79,11 @@ class ChatFormat:
 
     def plain(self, text: str) -> list[int]:
         """`text` without any meaning of control tokens in it."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return ids
+        return self.plain_all([text])[0]
+
+    def plain_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`plain` of each of them, in one call."""
+        return self._ids(texts, split_special_tokens=True)
 
     def joint_prompt(self, content: str) -> list[int]:
         """`prompt` tokenised in one piece, control tokens in `content` included, as the published code does."""
@@ -89,8 +93,17 @@ class ChatFormat:
         """`text` in one piece, control tokens included."""
         return self._control(text)
 
+    def joint_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """`joint` of each of them, in one call."""
+        return self._ids(texts)
+
     def _control(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._ids([text])[0]
+
+    def _ids(self, texts: Sequence[str], **how: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, **how)["input_ids"]
         return ids
 
     def _render(self, content: str) -> str:

@@ -105,7 +105,7 @@ def clean_question(raw: str, *, finished: bool, document: str, rules: Rules = "D
     text = _undecorated(_without_lead_in(_THOUGHT.sub("", raw).strip()))
     end = _end_of_question(text)
     question = _unquoted(text) if end is None else _closed(text[:end], text[end:])
-    if _says_nothing(question):
+    if says_nothing(question):
         return Rejected("Empty")
     if end is None:
         marked = _with_mark(question)
@@ -130,7 +130,7 @@ def clean_answer(raw: str, *, finished: bool, document: str, rules: Rules = "Def
     if label := _ANSWER_LABEL.match(answer):
         answer = answer[label.end() :].strip()
     answer = _unquoted(answer)
-    if _says_nothing(answer):
+    if says_nothing(answer):
         return Rejected("Empty")
     if len(words(document)) > LONGEST_QUOTE and _copied(document, answer) >= COPIED:
         return Rejected("CopiesDocument")
@@ -224,7 +224,8 @@ def _with_mark(text: str) -> str | None:
     return statement + _MARK_OF.get(tag, "?")
 
 
-def _says_nothing(text: str) -> bool:
+def says_nothing(text: str) -> bool:
+    """Whether `text` is nothing but blanks, punctuation and control characters."""
     return all(unicodedata.category(c)[0] in "PZC" or unicodedata.category(c) == "Sk" for c in text)
 
 

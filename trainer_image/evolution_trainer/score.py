@@ -10,46 +10,21 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import JsonValue
 
 from evolution.api.run import Preset
 from evolution.plan.manifest import Record
-from evolution_trainer.chat import ChatFormat
-from evolution_trainer.model import ModelSession
+from evolution_trainer.loss_cache import file_name, opened_cache
+from evolution_trainer.losses import Losses
 from evolution_trainer.rows import Row, count_rows, read_rows, windows
+from evolution_trainer.spans import Measure, Measured, Span, default_measure, reference_measure
 from evolution_trainer.stage import Output, Result, StageRun
 
-WINDOW = 512
+WINDOW = 1024
 """Pairs that are in memory at once."""
-TOKEN_BUDGET = {"cpu": 1024, "cuda": 16_384}
-"""Tokens of a batch, padding included; a CPU gains nothing from larger ones."""
-HEAD_CHUNK = {"cpu": 512, "cuda": 4096}
-"""Positions for which logits over the whole vocabulary are in memory at once."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """A sequence of token ids of which those from `start` on are scored."""
-
-    ids: list[int]
-    start: int
-
-    @property
-    def scored(self) -> int:
-        return max(0, len(self.ids) - self.start)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A pair as token ids: the answer after its question, and the same answer alone; or why there is no score."""
-
-    conditional: Span
-    alone: Span
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,12 +53,11 @@ class ScoreParameters(Record):
     max_tokens: int
 
 
-Measure = Callable[[str, str], Measured]
-"""From question and answer to token ids."""
-
-
 def run(stage: StageRun) -> Result:
-    """Inputs: pairs, model. Output: scores, in the order of the pairs."""
+    """Inputs: pairs, model. Output: scores, in the order of the pairs.
+
+    What an interrupted worker has computed is taken over from its journal, span by span.
+    """
     pairs, session = stage.input("pairs"), stage.session
     parameters = ScoreParameters.model_validate(stage.parameters)
     total = count_rows(pairs)
@@ -92,10 +66,25 @@ def run(stage: StageRun) -> Result:
     measure = reference_measure(session.chat, longest) if reference else default_measure(session.chat, longest)
     values = array("d")
     undefined: Counter[str] = Counter()
-    with session.adapted(None) as model, stage.rows_out("scores") as scores:
-        for id_, score in scored(
-            session, model, read_rows(pairs), measure, lambda n: stage.progress("pairs", n, total)
-        ):
+    with (
+        session.adapted(None) as model,
+        opened_cache(stage.scratch / "losses.sqlite3", _shared_cache(stage)) as cache,
+        stage.journal("losses") as journal,
+        stage.rows_out("scores") as scores,
+    ):
+        cache.restore((row["span"], row["loss"]) for row in read_rows(journal.path))
+        parameters_of_model = model.num_parameters()
+
+        def on_computed(spans: Sequence[Span], losses: dict[str, float]) -> None:
+            tokens = sum(len(span.ids) for span in spans)
+            stage.usage.tokens_in += tokens
+            stage.usage.flops += 2.0 * parameters_of_model * tokens
+            for key, loss in losses.items():
+                if math.isfinite(loss):
+                    journal({"span": key, "loss": loss})
+
+        losses = Losses(session, model, cache, on_computed)
+        for id_, score in scored(losses, read_rows(pairs), measure, lambda n: stage.progress("pairs", n, total)):
             if score.ifd is None:
                 undefined[score.reason] += 1
             else:
@@ -113,9 +102,14 @@ def run(stage: StageRun) -> Result:
     )
 
 
+def _shared_cache(stage: StageRun) -> Path | None:
+    """Where workers of this machine keep the losses under this model; None if its content is not known."""
+    digest = stage.inputs.get("model")
+    return stage.artifacts.cache / "losses" / file_name(digest, stage.session.device) if digest else None
+
+
 def scored(
-    session: ModelSession,
-    model: Any,
+    losses: Losses,
     pairs: Iterable[Row],
     measure: Measure,
     on_done: Callable[[int], None] = lambda _: None,
@@ -123,19 +117,18 @@ def scored(
     """Id and score of every pair, in order. `on_done` hears how many pairs are done so far."""
     before = 0
     for window in windows(pairs, WINDOW):
-        measured = [measure(row["question"], row["answer"]) for row in window]
+        measured = measure(window)
         spans = [span for m in measured if not m.reason for span in (m.conditional, m.alone)]
-        finished = 0
-        sums: dict[int, float] = {}
-        for batch_sums in answer_losses(session, model, spans):
-            sums |= batch_sums
-            finished = len(sums)
-            on_done(before + finished // 2)
-        losses = iter([sums[i] for i in range(len(spans))])
+        sums = iter(losses.of(spans, _half(before, on_done)))
         for row, m in zip(window, measured, strict=True):
-            yield row["id"], Score(None, m.reason) if m.reason else _score(m, next(losses), next(losses))
+            yield row["id"], Score(None, m.reason) if m.reason else _score(m, next(sums), next(sums))
         before += len(window)
         on_done(before)
+
+
+def _half(before: int, on_done: Callable[[int], None]) -> Callable[[int], None]:
+    """From spans done to pairs done, of which each has two."""
+    return lambda spans: on_done(before + spans // 2)
 
 
 def _score(measured: Measured, conditional: float, alone: float) -> Score:
@@ -150,106 +143,3 @@ def _score(measured: Measured, conditional: float, alone: float) -> Score:
 
 def _as_reference(score: Score) -> Score:
     return score if score.ifd is not None else Score(1.0, score.reason, score.loss, score.loss_alone, score.tokens)
-
-
-def default_measure(chat: ChatFormat, max_tokens: int) -> Measure:
-    """The chat prompt of the question, then the answer; alone: the assistant's header, then the same tokens."""
-
-    def measure(question: str, answer: str) -> Measured:
-        prompt, header, tokens = chat.prompt(question), chat.assistant_header, chat.plain(answer)
-        conditional = Span([*prompt, *tokens], len(prompt))
-        alone = Span([*header, *tokens], len(header))
-        reason = ""
-        if not tokens or not answer.strip():
-            reason = "EmptyAnswer"
-        elif len(conditional.ids) > max_tokens:
-            reason = "TooLong"
-        return Measured(conditional, alone, reason)
-
-    return measure
-
-
-def reference_measure(
-    chat: ChatFormat, max_tokens: int, frame: Callable[[str], str] | None = None, alone_frame: str | None = None
-) -> Measure:
-    """The published code's arithmetic: prefix and answer tokenised as one text and cut at `max_tokens`, the start of
-    the answer found from the prefix alone, the text alone cut at `max_tokens` - prefix + 4. `frame` and `alone_frame`
-    replace the chat format around the question and before the answer.
-    """
-    frame = frame or chat.render_prompt
-    lead = chat.assistant_header_text if alone_frame is None else alone_frame
-
-    def measure(question: str, answer: str) -> Measured:
-        prefix = frame(question)
-        before = len(chat.joint(prefix))
-        conditional = Span(chat.joint(prefix + answer)[:max_tokens], before)
-        room = max_tokens - min(before, max_tokens) + 4
-        alone = Span(chat.joint(lead + answer)[:room], len(chat.joint(lead)))
-        reason = "" if conditional.scored and alone.scored else ("TooLong" if before >= max_tokens else "EmptyAnswer")
-        return Measured(conditional, alone, reason)
-
-    return measure
-
-
-def answer_losses(session: ModelSession, model: Any, spans: Sequence[Span]) -> Iterator[dict[int, float]]:
-    """Sum of the losses of each span's scored tokens, by position in `spans`, batch by batch in order of length.
-
-    Rows are padded on the right and no mask is needed: a causal model never looks at what comes later.
-    """
-    queue = sorted(range(len(spans)), key=lambda i: (len(spans[i].ids), i))
-    project = _projection(model, spans[queue[0]].ids, session.device) if queue else None
-    while queue:
-        budget = session.budget(TOKEN_BUDGET)
-        rows = [queue[0]]
-        for row in queue[1:]:
-            if (len(rows) + 1) * len(spans[row].ids) > budget:
-                break
-            rows.append(row)
-        try:
-            sums = _batch_losses(model, project, [spans[i] for i in rows], session)
-        except torch.OutOfMemoryError:
-            if len(rows) == 1:
-                raise
-            session.halve_budget()
-            continue
-        queue = queue[len(rows) :]
-        yield dict(zip(rows, sums, strict=True))
-
-
-Projection = Callable[[torch.Tensor], torch.Tensor]
-
-
-def _projection(model: Any, sample: Sequence[int], device: torch.device) -> Projection | None:
-    """From hidden states to logits; None if the model does more to its logits than its head (soft-capping, scaling)."""
-    ids = torch.tensor([sample[:8]], device=device)
-    head: Projection = model.get_output_embeddings()
-    with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False).logits
-        same = torch.allclose(
-            head(model.base_model(input_ids=ids, use_cache=False)[0]).float(), logits.float(), atol=1e-3
-        )
-    return head if same else None
-
-
-def _batch_losses(model: Any, project: Projection | None, spans: Sequence[Span], session: ModelSession) -> list[float]:
-    device = session.device
-    longest = max(len(span.ids) for span in spans)
-    ids = torch.zeros((len(spans), longest), dtype=torch.long)
-    for row, span in enumerate(spans):
-        ids[row, : len(span.ids)] = torch.tensor(span.ids)
-    ids = ids.to(device)
-    rows = torch.tensor([row for row, span in enumerate(spans) for _ in range(span.scored)], device=device)
-    positions = torch.tensor([p for span in spans for p in range(span.start, len(span.ids))], device=device)
-    sums = torch.zeros(len(spans), dtype=torch.float64, device=device)
-    with torch.no_grad():
-        body = model.base_model if project else model
-        # Hidden states, or for models with a head of their own kind the logits themselves.
-        states = body(input_ids=ids, use_cache=False)[0]
-        for start in range(0, len(rows), HEAD_CHUNK[device.type]):
-            chunk = slice(start, start + HEAD_CHUNK[device.type])
-            at, position = rows[chunk], positions[chunk]
-            before = states[at, position - 1]
-            logits = (project(before) if project else before).float()
-            losses = torch.nn.functional.cross_entropy(logits, ids[at, position], reduction="none")
-            sums.index_add_(0, at, losses.double())
-    return [float(total) for total in sums.tolist()]

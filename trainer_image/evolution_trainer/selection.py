@@ -13,8 +13,8 @@ Scores = Sequence[float | None]
 def select(strategy: Strategy, scores: Scores, size: int, *, seed: int, max_ifd: float | None = None) -> list[int]:
     """Positions of the rows to train again: min(size, number of candidates) of them, `All` takes every row.
 
-    Candidates of `Hard`, `Easy` and `Even` are the rows that have a score not above `max_ifd`. Ties keep their order.
-    `Even` takes equal steps through the ranks, from the hardest to the easiest.
+    Candidates of `Hard`, `Easy` and `Even` are the rows that have a finite score, not above `max_ifd`. Ties keep their
+    order. `Even` takes equal steps through the ranks, from the hardest to the easiest.
     """
     if strategy == "None":
         return []
@@ -22,7 +22,8 @@ def select(strategy: Strategy, scores: Scores, size: int, *, seed: int, max_ifd:
         return list(range(len(scores)))
     if strategy == "Random":
         return sorted(random.Random(seed).sample(range(len(scores)), min(size, len(scores))))
-    ranked = _hardest_first({i: s for i, s in enumerate(scores) if s is not None and (max_ifd is None or s <= max_ifd)})
+    limit = math.inf if max_ifd is None else max_ifd
+    ranked = _hardest_first({i: s for i, s in enumerate(scores) if s is not None and math.isfinite(s) and s <= limit})
     count = min(size, len(ranked))
     match strategy:
         case "Hard":
@@ -34,12 +35,12 @@ def select(strategy: Strategy, scores: Scores, size: int, *, seed: int, max_ifd:
 
 
 def select_as_reference(strategy: Strategy, scores: Scores, size: int, *, seed: int) -> list[int]:
-    """As the published code does: a missing score counts as 1, every strategy returns rows hardest first, and `Even` is
-    every (n // size)-th row, hence up to 2 * size - 1 of them.
+    """As the published code does: a score that is missing or no number counts as 1, every strategy returns rows hardest
+    first, and `Even` is every (n // size)-th row, hence up to 2 * size - 1 of them.
     """
     if strategy == "None" or size == 0:
         return []
-    ranked = _hardest_first({i: 1.0 if s is None else s for i, s in enumerate(scores)})
+    ranked = _hardest_first({i: 1.0 if s is None or math.isnan(s) else s for i, s in enumerate(scores)})
     match strategy:
         case "All":
             return ranked
