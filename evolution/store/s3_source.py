@@ -122,7 +122,11 @@ def _download(client: Minio, objects: Iterable[_Object], uri: str, cache: Path, 
     with turn(cache, uri, progress):
         missing = [found for found in objects if not found.is_in(folder)]
         folder.mkdir(parents=True, exist_ok=True)
-        work = _Work(client, {found: _partial(found, folder, uri) for found in missing})
+        writer = hashlib.sha256(uri.encode()).hexdigest()[:16]
+        _remove_outdated(folder, writer, missing)
+        # With the name of the lock in its own, a partial file has one writer even where prefixes overlap.
+        partials = {found: PartialFile(found.below(folder), found.size, PIECE, writer) for found in missing}
+        work = _Work(client, partials)
         try:
             see_that_it_fits(folder, work.total - work.done, uri)
             work.do(progress)
@@ -130,10 +134,12 @@ def _download(client: Minio, objects: Iterable[_Object], uri: str, cache: Path, 
             work.close()
 
 
-def _partial(found: _Object, folder: Path, uri: str) -> PartialFile:
-    # With the name of the lock in its own, it has one writer even where prefixes overlap.
-    path = found.below(folder)
-    return PartialFile(path, found.size, PIECE, hashlib.sha256(uri.encode()).hexdigest()[:16])
+def _remove_outdated(folder: Path, writer: str, wanted: Iterable[_Object]) -> None:
+    """Partial files of objects that were replaced before they were complete."""
+    names = {found.below(folder).name for found in wanted}
+    for path in folder.glob(f"*/*.{writer}.*"):
+        if path.name.partition(".")[0] not in names:
+            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -79,6 +79,7 @@ def test_an_object_that_is_replaced_meanwhile_is_one_or_the_other(
     proxy.cut_downloads, proxy.cut_after = 1, 700_000
     proxy.before_cut = lambda: upload(model, NEW)
     assert (local_copy(f"{model.uri}/model", tmp_path) / "weights").read_bytes() == NEW
+    assert not [*tmp_path.rglob("*.partial")], "nothing of the other is left"
 
 
 def test_what_a_killed_process_has_downloaded_is_not_downloaded_again(
