@@ -4,10 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessorList
+from transformers import AutoModelForCausalLM, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from evolution_trainer.sampling import SeededSampling
+from evolution_trainer.sampling import pick
+
+
+class Draws(LogitsProcessor):
+    """Leaves the token that the row's stream of uniform numbers picks."""
+
+    def __init__(self, seed: int, temperature: float, top_p: float) -> None:
+        self._stream = np.random.Generator(np.random.Philox(key=seed))
+        self._temperature, self._top_p = temperature, top_p
+
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        uniform = torch.tensor([self._stream.random()], dtype=torch.float64)
+        chosen = pick(scores, uniform, self._temperature, self._top_p)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
 def read_model(folder: str | Path, adapter: str | Path | None = None) -> Any:
@@ -36,7 +50,7 @@ def continuation(
         eos_token_id=list(stop_token_ids),
         pad_token_id=stop_token_ids[0],
     )
-    sampling = [SeededSampling([seed], temperature, top_p)] if temperature else []
+    sampling = [Draws(seed, temperature, top_p)] if temperature else []
     ids = torch.tensor([list(prompt)])
     with torch.no_grad():
         written = model.generate(

@@ -36,7 +36,8 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 12}
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the calls of the child are written down."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "stand_in"), str(HERE)]))
+    before = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "stand_in"), str(HERE), before]).rstrip(os.pathsep))
     monkeypatch.setenv("STAND_IN_VLLM_CALLS", str(tmp_path / "calls.jsonl"))
     return tmp_path / "calls.jsonl"
 
