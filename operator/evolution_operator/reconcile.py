@@ -22,6 +22,7 @@ from evolution.decide import Plan, decide
 from evolution.observation import Observation, Wait
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Manifest
+from evolution.plan.serving import unservable
 from evolution.status import hindered_status
 from evolution.store.base import StoreError, StoreRefused
 from evolution_operator.cache import Cache
@@ -174,9 +175,12 @@ class Reconciler:
                 message += "an EvolutionRuntime in the run's namespace always serves"
             return Wait("Blocked", "RuntimeNotFound", message)
         try:
-            return _runtime(record.body)
+            runtime = _runtime(record.body)
         except InvalidRun as error:
             return Wait("Blocked", "RuntimeInvalid", f"{ref.kind} {ref.name!r} cannot be used: {error}")
+        if problem := unservable(run.spec.training.variant, runtime.spec.engine.name):
+            return Wait("Blocked", "EngineCannotServe", f"spec.{problem}")
+        return runtime
 
     def _release(self, key: RunKey) -> None:
         """Pods of Jobs that ended well have told everything once their stage is known to be done."""

@@ -157,6 +157,24 @@ def test_without_its_runtime_a_run_says_so_and_starts_once_it_is_there(cluster: 
     cluster.until("Complete: *")
 
 
+def test_a_run_that_its_runtimes_engine_cannot_serve_says_so_before_a_job_is_made(cluster: Cluster) -> None:
+    runtimes = object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP)
+    body = {
+        "apiVersion": GROUP,
+        "kind": "EvolutionRuntime",
+        "metadata": {"name": "swift", "namespace": cluster.namespace},
+        "spec": {"image": "trainer", "engine": {"name": "VLLM"}},
+    }
+    cluster.api.create(runtimes, body)
+    runtime_ref = {"kind": "EvolutionRuntime", "name": "swift"}
+    cluster.apply(spec={"runtimeRef": runtime_ref, "training": {"variant": "DoRA"}})
+    cluster.until("Pending: EngineCannotServe")
+    assert "spec.training.variant is DoRA" in cluster.condition("Stalled")["message"]
+    assert cluster.job("prepare-model") is None
+    cluster.apply(spec={"runtimeRef": runtime_ref, "training": {"variant": "RSLoRA"}})
+    cluster.until("Complete: *")
+
+
 def test_workers_that_cannot_start_are_made_anew_when_their_runtime_is_mended(cluster: Cluster) -> None:
     runtimes = object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP)
     body = {
