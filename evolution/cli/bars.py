@@ -29,12 +29,12 @@ class Bars:
     def stop(self) -> None:
         self._progress.stop()
 
-    def whole(self, done: int, total: int, seconds_left: float | None) -> None:
-        """How far all stages are together."""
+    def whole(self, done: int, total: int, seconds_left: float | None, now: str = "") -> None:
+        """How far all stages are together; `now` names the part of them that is being done."""
         if self._whole is None:
             self._whole = self._progress.add_task("[bold]all stages", total=None, rate="", eta="", note="")
         eta = f"{format_seconds(seconds_left)} left" if seconds_left else ""
-        self._progress.update(self._whole, completed=done, total=total, eta=eta, refresh=True)
+        self._progress.update(self._whole, completed=done, total=total, eta=eta, note=now, refresh=True)
 
     def happened(self, event: worker.Event) -> None:
         """What the worker says of the stage it is at."""

@@ -32,7 +32,7 @@ class Comparing:
         if plan.graph is not None:
             self._graphs[self.now] = plan.graph
         stages = amount(self._graphs.values())
-        self._bars.whole(stages.done, stages.distinct, seconds_left(self._graphs.values()))
+        self._bars.whole(stages.done, stages.distinct, seconds_left(self._graphs.values()), run_name(self.now))
 
     def happened(self, event: worker.Event) -> None:
         self._bars.happened(event)

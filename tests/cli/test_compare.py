@@ -40,12 +40,18 @@ class Desk:
 
     def compare(self, *arguments: str) -> int:
         """The exit code; what was said is in `out` and `err`."""
-        self.patch.setattr(sys, "argv", ["evolve", "compare", str(self.place.file), *arguments])
+        return self.evolve("compare", *arguments)
+
+    def evolve(self, command: str, *arguments: str) -> int:
+        self.patch.setattr(sys, "argv", ["evolve", command, str(self.place.file), *arguments])
         self.capture.readouterr()
-        with pytest.raises(SystemExit) as left:
+        try:
             main()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
         self.out, self.err = self.capture.readouterr()
-        return int(left.value.code or 0)
+        return code
 
     def result(self, *arguments: str) -> dict[str, Any]:
         assert self.compare(*arguments, "--json") == 0, self.err
@@ -149,6 +155,13 @@ def test_more_seeds_and_arms_do_only_what_is_new(desk: Desk) -> None:
     before = len(desk.invention.done)
     desk.result("--arms", "None,All,Random", "--seeds", "1")
     assert len(desk.invention.done) - before == 2  # Random's second training and evaluation
+
+
+def test_the_winner_written_into_the_run_file_is_done_already(desk: Desk) -> None:
+    desk.result("--arms", "None,All", "--seeds", "4")
+    desk.place.edit({"seed": 4, "selection": {"strategy": "All"}})
+    desk.evolve("plan", "--json")
+    assert {stage["state"] for stage in json.loads(desk.out)["stages"]} == {"Done"}
 
 
 def test_interrupted_it_goes_on_where_it_was(desk: Desk) -> None:
