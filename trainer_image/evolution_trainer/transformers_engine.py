@@ -1,4 +1,4 @@
-"""Text generation with `transformers`: left-padded batches of similar length under a token budget."""
+"""Text generation with `transformers`: a batch under a token budget, which prompts join as others' replies end."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,17 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
+from evolution_trainer.decoding import Batch, Row, can_join, joined, padded
 from evolution_trainer.engine import Reply, read_reply
+from evolution_trainer.memory import out_of_memory
 from evolution_trainer.model import ModelSession
-from evolution_trainer.sampling import SeededSampling
+from evolution_trainer.sampling import SeededSampling, stream
+from evolution_trainer.stems import by_family
 
 TOKEN_BUDGET = {"cpu": 16_384, "cuda": 65_536}
-"""Tokens of a batch, padding and room for the reply included: what its key-value cache may grow to."""
+"""Tokens of a batch, padding and room for the replies included: what its key-value cache may grow to."""
+WORTH_JOINING = 4
+"""A batch waits until those who join make up one in so many rows: while their prompts are read, the others stand."""
 
 
 @dataclass(frozen=True)
@@ -40,55 +45,114 @@ class TransformersEngine:
 
         A reply depends on its prompt and seed alone, not on the batch. `on_done` hears how many more are there.
         """
-        rooms = [min(max_tokens, self.session.window - len(prompt)) for prompt in prompts]
+        work = _Work(self.session, self.model, prompts, seeds, temperature, top_p, max_tokens)
         replies: dict[int, Reply] = {}
-        queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        while queue:
-            rows = self._next_batch(queue, prompts, rooms)
-            sampling = SeededSampling([seeds[i] for i in rows], temperature, top_p) if temperature else None
-            try:
-                batch = self._batch([prompts[i] for i in rows], sampling, rooms[rows[0]])
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise
-                self.session.halve_budget()
-                continue
-            replies.update(zip(rows, batch, strict=True))
-            queue = queue[len(rows) :]
-            on_done(len(rows))
+        with torch.inference_mode():
+            while len(replies) < len(prompts):
+                if done := work.advance():
+                    replies.update((row.index, read_reply(self.session, row.written)) for row in done)
+                    on_done(len(done))
         return [replies[i] for i in range(len(prompts))]
 
-    def _next_batch(self, queue: Sequence[int], prompts: Sequence[Sequence[int]], rooms: Sequence[int]) -> list[int]:
-        """The first rows of `queue` (sorted by length) with the same room that stay under the budget; at least one."""
-        room = rooms[queue[0]]
-        budget = self.session.budget(TOKEN_BUDGET)
-        batch = [queue[0]]
-        for row in queue[1:]:
-            if rooms[row] != room or (len(batch) + 1) * (len(prompts[row]) + room) > budget:
-                break
-            batch.append(row)
-        return batch
 
-    def _batch(self, prompts: Sequence[Sequence[int]], sampling: SeededSampling | None, max_tokens: int) -> list[Reply]:
-        pad, device = self.session.pad_token, self.session.device
-        longest = max(map(len, prompts))
-        ids = torch.full((len(prompts), longest), pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
+class _Work:
+    """The replies of one call that are not there yet."""
+
+    def __init__(
+        self,
+        session: ModelSession,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[int],
+        temperature: float,
+        top_p: float,
+        max_tokens: int,
+    ) -> None:
+        self._session, self._model = session, model
+        self._prompts, self._seeds = prompts, seeds
+        self._temperature, self._top_p, self._max_tokens = temperature, top_p, max_tokens
+        self._joining = can_join(model)
+        self._queue = [self._row(i) for i in by_family(prompts)]
+        self._under_way: list[Row] = []
+        self._batch: Batch | None = None
+
+    def advance(self) -> list[Row]:
+        """Write for a while. Returns the rows that are done."""
+        new = self._queue[: self._may_join() if self._joining else self._next_block()]
+        del self._queue[: len(new)]
+        self._under_way = [*self._under_way, *new]
+        try:
+            done = self._write(new) if self._joining else self._write_block(new)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(self._under_way) == 1:
+                raise
+        else:
+            self._under_way = self._batch.rows if self._batch else []
+            return done
+        self._batch = None
+        self._queue[:0] = [self._row(row.index) for row in self._under_way]
+        self._under_way = []
+        self._session.halve_budget()
+        return []
+
+    def _row(self, i: int) -> Row:
+        prompt = self._prompts[i]
+        return Row(i, prompt, min(self._max_tokens, self._session.window - len(prompt)), stream(self._seeds[i]))
+
+    def _may_join(self) -> int:
+        """How many of the queue to take in now; the batch stays under the budget unless it is one row."""
+        budget = self._session.budget(TOKEN_BUDGET)
+        rows = len(self._under_way)
+        need = max((row.need for row in self._under_way), default=0)
+        count = 0
+        for row in self._queue:
+            need = max(need, row.need)
+            if (rows + count + 1) * need > budget and rows + count:
+                break
+            count += 1
+        worth_it = not rows or count == len(self._queue) or count * WORTH_JOINING >= rows + count
+        return count if worth_it else 0
+
+    def _write(self, new: list[Row]) -> list[Row]:
+        """One token for every row."""
+        if new:
+            begun = Batch.begun(self._model, new)
+            self._batch = joined([self._batch, begun]) if self._batch else begun
+        assert self._batch is not None
+        done = self._batch.write(self._session.end_tokens, self._temperature, self._top_p)
+        if not self._batch.rows:
+            self._batch = None
+        return done
+
+    def _next_block(self) -> int:
+        """How many of the queue have the same room and together stay under the budget; at least one."""
+        budget = self._session.budget(TOKEN_BUDGET)
+        first = self._queue[0]
+        count, need = 1, first.need
+        for row in self._queue[1:]:
+            need = max(need, row.need)
+            if row.room != first.room or (count + 1) * need > budget:
+                break
+            count += 1
+        return count
+
+    def _write_block(self, rows: list[Row]) -> list[Row]:
+        """All tokens for rows that start and end together, for models that `can_join` knows nothing of."""
+        tokens, mask = padded([row.prompt for row in rows], self._model.device)
+        sampling = SeededSampling([row.stream for row in rows], self._temperature, self._top_p)
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=max_tokens,
+            max_new_tokens=rows[0].room,
             do_sample=False,
             num_beams=1,
-            eos_token_id=self.session.end_tokens,
-            pad_token_id=pad,
+            eos_token_id=self._session.end_tokens,
+            pad_token_id=self._session.pad_token,
         )
-        with torch.no_grad():
-            written = self.model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([sampling] if sampling else []),
-            )
-        return [read_reply(self.session, row) for row in written[:, longest:].tolist()]
+        written = self._model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([sampling]),
+        )
+        for row, reply in zip(rows, written[:, tokens.shape[1] :].tolist(), strict=True):
+            row.written.extend(reply)
+        return rows
