@@ -66,7 +66,6 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.delenv("EVOLUTION_STORE", raising=False)
     invention = Invention(right=better_with_all)
     monkeypatch.setattr(InventedWorker, "invention", invention, raising=False)
-    monkeypatch.setattr("evolution.local.series.Worker", InventedWorker)
     monkeypatch.setattr("evolution.local.runner.Worker", InventedWorker)
     return Desk(small_workplace(tmp_path, EQUAL), invention, monkeypatch, capsys)
 
