@@ -18,6 +18,7 @@ from stages import TRAIN, Bench, Done, pair
 from transformers import AutoModelForCausalLM
 
 from evolution.plan.order import Compute
+from evolution.plan.stage import canonical_json, sha256
 from evolution_trainer import model_files, train
 from evolution_trainer.engine import opened_engine
 from evolution_trainer.failure import StageFailed
@@ -140,16 +141,16 @@ def test_plain_peft_loads_rank_stabilised_and_decomposed_adapters(
         assert torch.equal(found, logits(session, folder(each[variant])))
 
 
-def test_full_weights_are_one_file_and_a_note_that_names_the_base(bench: Bench, tiny_model: Path) -> None:
+def test_full_weights_are_a_whole_model_with_a_note_that_names_the_base(bench: Bench, tiny_model: Path) -> None:
     bench.session = ModelSession(str(tiny_model), bench.folder / "models")
-    digest = model_files.sha256(model_files.canonical_json(model_files.listing(tiny_model)))
+    digest = sha256(canonical_json(model_files.listing(tiny_model)))
     bench.session.expect(digest)
     weights = folder(trained(bench, "Full"))
-    assert sorted(p.name for p in weights.iterdir()) == ["full_weights.json", "model.safetensors"]
     assert json.loads((weights / "full_weights.json").read_bytes()) == {"variant": "Full", "base": digest}
-    moved = load_file(weights / "model.safetensors")
-    base = load_file(tiny_model / "model.safetensors")
-    assert {name for name in base if not torch.equal(base[name], moved[name])} == set(base)
+    assert {p.name for p in weights.iterdir()} == {p.name for p in tiny_model.iterdir()} | {"full_weights.json"}
+    moved, base = (load_file(where / "model.safetensors") for where in (weights, tiny_model))
+    assert {name for name in base if not torch.equal(base[name], moved[name])} == {*base} == {*moved}
+    assert torch.equal(logits(ModelSession(str(weights), bench.folder)), logits(bench.session, weights))
 
 
 def test_tied_embeddings_are_trained_and_stored_once(tied: ModelSession, tmp_path: Path) -> None:
@@ -182,6 +183,7 @@ def test_what_was_trained_before_is_a_start_for_another_run(
     session: ModelSession, each: Mapping[str, Done], tiny_model: Path, tmp_path: Path, variant: str
 ) -> None:
     model_files.prepare_adapter(folder(each[variant]), tiny_model, tmp_path / "prepared")
+    assert {p.name for p in (tmp_path / "prepared").iterdir()} == {p.name for p in folder(each[variant]).iterdir()}
     assert torch.equal(logits(session, tmp_path / "prepared"), logits(session, folder(each[variant])))
 
 

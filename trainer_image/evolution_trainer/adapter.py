@@ -136,14 +136,14 @@ def check_settings(parameters: AdapterParameters, adapter: Path) -> None:
             )
 
 
-def save_trained(model: Any, folder: Path, base: str) -> None:
-    """Write what was trained in `model`: an adapter as `adapter_config.json` and `adapter_model.safetensors`, or all
-    weights as `full_weights.py` has them. `base` is the digest of the base model's listing.
+def save_trained(model: Any, folder: Path, session: ModelSession) -> None:
+    """Write what was trained in `model`: an adapter as `adapter_config.json` and `adapter_model.safetensors`, or a
+    whole model.
 
     The same weights give the same bytes: sets are sorted, and nothing tells where the base model lay.
     """
     if not isinstance(model, PeftModel):
-        full_weights.save(model, folder, base)
+        full_weights.save(model, folder, session)
         return
     folder.mkdir()
     settings = model.peft_config["default"].to_dict()

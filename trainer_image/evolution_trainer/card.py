@@ -18,8 +18,8 @@ from peft import PeftModel
 model = PeftModel.from_pretrained(base_model, "this folder")
 """
 LOADED_WHOLE = """
-from safetensors.torch import load_file
-base_model.load_state_dict(load_file("this folder/model.safetensors"), strict=False)
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("this folder")
 """
 
 

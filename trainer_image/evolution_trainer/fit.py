@@ -109,7 +109,7 @@ def _fit(
             if not done.complete:
                 raise Preempted
             shutil.rmtree(scratch := plan.scratch / "adapter", ignore_errors=True)
-            save_trained(model, scratch, session.digest)
+            save_trained(model, scratch, session)
             return done.log
 
 

@@ -1,5 +1,6 @@
 """All weights of a model, trained: a folder with every parameter, and the base model with them in place of its own."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +13,18 @@ from safetensors.torch import load_file, save_file
 from evolution.plan.stage import canonical_json
 from evolution_trainer.base_model import precision, quiet
 from evolution_trainer.failure import StageFailed
-from evolution_trainer.model_files import FULL_SETTINGS, WEIGHTS
+from evolution_trainer.model import ModelSession
+from evolution_trainer.model_files import FULL_SETTINGS, WEIGHTS, settings_files
 
 
-def save(model: Any, folder: Path, base: str) -> None:
-    """Write every parameter of `model`, once where modules share it, in the precision in which models are loaded.
-
-    `base` is the digest of the listing of the model that was trained; empty if that is not known.
+def save(model: Any, folder: Path, session: ModelSession) -> None:
+    """Write a whole model: every parameter of `model`, once where modules share it, in the precision in which models
+    are loaded; the settings and the tokenizer of the session's base model; and a note with the digest of its listing.
     """
     folder.mkdir()
-    (folder / FULL_SETTINGS).write_bytes(canonical_json({"variant": "Full", "base": base}))
+    (folder / FULL_SETTINGS).write_bytes(canonical_json({"variant": "Full", "base": session.digest}))
+    for file in settings_files(session.folder):
+        shutil.copyfile(file, folder / file.name)
     weights = {name: parameter.detach().to("cpu", precision(model.device)) for name, parameter in _parameters(model)}
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / WEIGHTS, {"format": "pt"})
 

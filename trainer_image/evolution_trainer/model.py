@@ -179,7 +179,7 @@ class ModelSession:
             StageFailed: QuantizationUnavailable (bad spec).
         """
         folder, device = self.folder, self.device
-        self.__dict__.pop("base", None)  # the bare model is read again when somebody asks for it
+        self.unload()
         with self._loading("weights"):
             import_transformers()
             from evolution_trainer import base_model

@@ -53,8 +53,7 @@ def listing(folder: Path, on_file: OnFile = lambda _done, _total: None) -> Listi
     weights = _weights(folder)
     parameters = sum(prod(shape) for path in weights for shape in shapes(path).values())
     index = [folder / INDEX] if (folder / INDEX).exists() and not (folder / WEIGHTS).exists() else []
-    named = [p for p in folder.iterdir() if p.is_file() and any(fnmatchcase(p.name, pattern) for pattern in SETTINGS)]
-    files = sorted({*named, *weights, *index}, key=lambda path: path.name)
+    files = sorted({*settings_files(folder), *weights, *index}, key=lambda path: path.name)
     entries = []
     for done, path in enumerate(files, start=1):
         entries.append({"name": path.name, "size": path.stat().st_size, "digest": digest_of(path)})
@@ -66,6 +65,11 @@ def listing(folder: Path, on_file: OnFile = lambda _done, _total: None) -> Listi
         "parameters": parameters,
         "vocabulary": text_config.get("vocab_size", config.get("vocab_size", 0)),
     }
+
+
+def settings_files(folder: Path) -> list[Path]:
+    """What, besides the weights, makes the model in `folder` what it is: configuration, tokenizer, chat template."""
+    return [p for p in folder.iterdir() if p.is_file() and any(fnmatchcase(p.name, pattern) for pattern in SETTINGS)]
 
 
 def is_full(folder: Path) -> bool:
@@ -123,7 +127,8 @@ def _prepare_full(source: Path, model: Path, target: Path) -> None:
             raise _does_not_fit(f"{name}: the trained weights are {list(shape)}, the model needs {list(wanted)}")
     target.mkdir()
     (target / FULL_SETTINGS).write_bytes(canonical_json(settings))
-    shutil.copyfile(weights, target / WEIGHTS)
+    for file in (weights, *settings_files(source)):
+        shutil.copyfile(file, target / file.name)
 
 
 def shapes(path: Path) -> dict[str, Shape]:
