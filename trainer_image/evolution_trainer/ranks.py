@@ -5,6 +5,7 @@ This process is the first of them. The others end with it, however it ends; and 
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -87,18 +88,21 @@ class Ranks:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._over.set()
-        lost = None
+        lost: Exception | None = None
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             # Most likely what the loss of another looks like from here.
             wait([other.sentinel for other in self._others], timeout=1.0)
-            lost = next(((n, p) for n, p in enumerate(self._others, 1) if p.exitcode), None)
+            lost = next((self._lost(n, other) for n, other in enumerate(self._others, 1) if other.exitcode), None)
+            if lost is None and re.search("timed? ?out", str(error), re.IGNORECASE):
+                name = f"one of the {self._task.plan.processes} processes that train together"
+                lost = StageFailed("ProcessLost", f"{name} does not answer any more", 1)
         for other in self._others:
             other.kill()
         self._group.__exit__(None, None, None)
         for other in self._others:
             other.join()
         if lost:
-            raise self._lost(*lost) from error
+            raise lost from error
 
     def _lost(self, rank: int, other: BaseProcess) -> Exception:
         name = f"process {rank + 1} of the {self._task.plan.processes} that train together"

@@ -1,0 +1,98 @@
+"""Several processes that train together: what happens to one of them happens to the stage."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import pytest
+from small_run import QUICKSTART
+from stages import TRAIN, Bench, pair
+from torch.distributed.distributed_c10d import _set_pg_timeout
+from worker_process import Workshop, order_stage
+
+from evolution.plan.order import Compute
+from evolution.plan.stage import Kind, canonical_json
+from evolution.plan.worker import Failed, Progress, parse_event
+from evolution_trainer import train
+from evolution_trainer.failure import StageFailed
+from evolution_trainer.fit import processes
+
+PAIRS = [pair(i) for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch_size", "made"), [(0, 16, 1), (1, 16, 1), (2, 16, 2), (3, 16, 2), (8, 4, 4), (5, 7, 1), (2, 1, 1)]
+)
+def test_every_process_gets_the_same_share_of_a_batch(asked: int, batch_size: int, made: int) -> None:
+    assert processes(Compute(processes=asked), batch_size) == made
+
+
+def interrupted(bench: Bench, what: int) -> StageFailed:
+    """What a training of two says when one gets that signal after the first step."""
+    stage = bench.stage({**TRAIN, "length": {"steps": 50}}, pairs=bench.put(PAIRS))
+
+    def progress(phase: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001
+        if done == 1:
+            [other] = multiprocessing.active_children()
+            assert other.pid
+            _set_pg_timeout(timedelta(seconds=3))  # in place of half an hour
+            os.kill(other.pid, what)
+
+    with pytest.raises(StageFailed) as failure:
+        train.run(replace(stage, compute=Compute(processes=2), progress=progress))
+    assert multiprocessing.active_children() == []
+    assert "RANK" not in os.environ
+    return failure.value
+
+
+@pytest.mark.slow
+def test_one_that_dies_ends_the_stage_and_is_named_with_its_signal(bench: Bench) -> None:
+    failure = interrupted(bench, signal.SIGKILL)
+    assert (failure.reason, failure.code) == ("ProcessLost", 137)
+    assert "process 2 of the 2 that train together was killed by signal 9" in str(failure)
+
+
+@pytest.mark.slow
+def test_one_that_hangs_ends_the_stage(bench: Bench) -> None:
+    failure = interrupted(bench, signal.SIGSTOP)
+    assert (failure.reason, failure.code) == ("ProcessLost", 1)
+    assert "one of the 2 processes that train together does not answer any more" in str(failure)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_worker_saves_the_step_and_ends_them_all(tmp_path: Any) -> None:
+    shop = Workshop(tmp_path, QUICKSTART / "model")
+    (tmp_path / "rows").write_bytes(b"".join(canonical_json(row) + b"\n" for row in PAIRS))
+    pairs = shop.artifacts.put_file(tmp_path / "rows").digest
+    order = shop.order(order_stage(Kind.TRAIN, {**TRAIN, "length": {"steps": 100_000}}, pairs=pairs))
+    order = order.model_copy(update={"compute": Compute(processes=2, checkpoint_seconds=3600.0)})
+    process = shop.start("-")
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(order.to_json())
+    process.stdin.close()
+    events, others = [], []
+    for line in process.stdout:
+        events.append(parse_event(line))
+        if isinstance(events[-1], Progress) and events[-1].phase == "steps" and not others:
+            others = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 44, read(process)
+    assert isinstance(events[-1], Failed)
+    assert events[-1].reason == "Preempted"
+    saved = [found.key for found in shop.artifacts.store.list("runs/")]
+    assert len([key for key in saved if "/training/" in key and key.endswith(".json")]) == 1
+    assert len(others) >= 1
+    psutil.wait_procs(others, timeout=30)
+    # Nobody may collect the orphans of a container; they are no more, all the same.
+    assert not [other for other in others if other.is_running() and other.status() != psutil.STATUS_ZOMBIE]
+
+
+def read(process: "subprocess.Popen[bytes]") -> str:
+    assert process.stderr
+    return process.stderr.read().decode()
