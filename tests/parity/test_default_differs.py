@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from simulated import merged
-from small_run import QUICKSTART
 from stages import EVALUATE, GENERATE, SCORE, TRAIN, Bench, pair
 
 from evolution.api.errors import InvalidRun
 from evolution.api.load import run_from_object
 from evolution.plan.graph import unfold
-from evolution.plan.order import Order, OrderInput, OrderStage
+from evolution.plan.order import Order, OrderStage
 from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode
 from evolution_trainer import evaluate, generate, metrics, score, train
@@ -286,16 +285,10 @@ def test_the_base_model_is_evaluated_before_the_first_round() -> None:
 
 
 def test_a_stage_that_fails_ends_the_worker_with_a_code_that_says_so(tmp_path: Path) -> None:
-    stage = OrderStage(
-        id="r1-score",
-        kind=Kind.SCORE,
-        round=1,
-        parameters=dict(SCORE),
-        inputs={"pairs": OrderInput(digest="0" * 64), "model": OrderInput(digest="1" * 64)},
-    )
-    order = Order(
-        run="differs", store=(tmp_path / "store").as_uri(), model=(QUICKSTART / "model").as_uri(), stages=(stage,)
-    )
+    model = (tmp_path / "nothing-here").as_uri()
+    source = {"source": "Model", "uri": model, "revision": ""}
+    stage = OrderStage(id="prepare-model", kind=Kind.PREPARE, round=0, parameters=source, inputs={})
+    order = Order(run="differs", store=(tmp_path / "store").as_uri(), model=model, stages=(stage,))
     (tmp_path / "order.json").write_bytes(order.to_json())
     worker = [sys.executable, "-m", "evolution_trainer", str(tmp_path / "order.json"), "--cache", str(tmp_path / "c")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -18,6 +18,7 @@ LEARNING_RATE = 1e-6
 MAX_TOKENS = 1024
 
 
+@pytest.mark.slow
 def test_questions_answers_scores_and_the_trained_adapter_of_a_round_are_the_same(
     vectors: Vectors, folder: Path, parity: ModelSession, tmp_path: Path
 ) -> None:

@@ -199,7 +199,7 @@ def test_memory_that_runs_out_halves_the_batches_and_the_scores_stay(
 
     monkeypatch.setattr(Losses, "_batch", scarce)
     found = scores_of(halving, tmp_path / "scarce", PAIRS)
-    assert halving.halvings == 2
+    assert halving.halvings == 3
     assert shapes
     assert [s.ifd for s in found.values()] == pytest.approx([s.ifd for s in plenty.values()], abs=1e-6)
 

@@ -1,17 +1,11 @@
 """What a model wrote becomes a question or an answer, or is rejected with a reason."""
 
-import json
-import os
-import re
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evolution_trainer.clean import Cleaned, Rejected, clean_answer, clean_question, question_key
 
-PARITY = Path(os.environ.get("EVOLUTION_PARITY_DIR", Path(__file__).parents[3] / "shared" / "parity"))
 DOCUMENT = "The Muldork pump runs at 5 bar and is oiled every 300 hours with the grey oil from room 83. " * 2
 
 
@@ -154,35 +148,6 @@ def test_any_text_is_rejected_or_leaves_a_text_without_blanks_around_it(raw: str
 def test_questions_that_differ_in_case_width_and_punctuation_have_the_same_key() -> None:
     assert question_key("What is ＡＭＦ ?") == question_key("what is “AMF”？")
     assert question_key("What is C?") != question_key("What is C++?")
-
-
-reference = pytest.mark.skipif(
-    not (PARITY / "questions.json").exists(),
-    reason=f"no parity vectors: {PARITY} (EVOLUTION_PARITY_DIR) has no questions.json",
-)
-
-
-def cases() -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads((PARITY / "questions.json").read_text(encoding="utf-8"))["cases"]
-    return found
-
-
-@reference
-def test_reference_rules_give_what_the_published_code_gives() -> None:
-    for case in cases():
-        cleaned = clean_question(case["raw"], finished=False, document="", rules="Reference")
-        assert cleaned == Cleaned(case["cleaned"]), case
-
-
-@reference
-def test_well_formed_questions_are_equal_under_both_rules_up_to_the_mark() -> None:
-    undecorated = re.compile(r"[^\W\d][^:：\n\"*?？]*[?？]")
-    well_formed = [case for case in cases() if undecorated.fullmatch(case["raw"])]
-    assert well_formed
-    for case in well_formed:
-        cleaned = question(case["raw"], "")
-        assert isinstance(cleaned, Cleaned), case
-        assert cleaned.text.replace("?", "？") == case["cleaned"]
 
 
 def test_reference_rules_leave_answers_alone() -> None:

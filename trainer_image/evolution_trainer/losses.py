@@ -11,7 +11,7 @@ empty.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,12 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from evolution_trainer.base_model import SMALL
 from evolution_trainer.loss_cache import LossCache
 from evolution_trainer.model import ModelSession
 from evolution_trainer.spans import Span
 
-TOKEN_BUDGET = {"cpu": 512, "cuda": 16_384}
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 16_384}
 """Tokens of a batch, padding included; a CPU gains nothing from larger ones."""
+LARGE_MODEL_BUDGET = {"cpu": 256, "cuda": 16_384}
+"""The same for models that are not `SMALL`: their matrices keep a CPU busy by themselves, and empty rows cost more."""
 HEAD_CHUNK = {"cpu": 64, "cuda": 2048}
 """Positions for which logits over the whole vocabulary are in memory at once."""
 STEPS_PER_OCTAVE = 8
@@ -86,7 +89,7 @@ class Losses:
         step = max(1, 2 ** (tokens.bit_length() - 1) // STEPS_PER_OCTAVE)
         length = math.ceil(tokens / step) * step
         chunk = self.session.budget(HEAD_CHUNK)
-        budget = self.session.budget(TOKEN_BUDGET) if self._project else chunk
+        budget = self.session.budget(self._budget) if self._project else chunk
         return Shape(max(1, budget // length), length, chunk)
 
     def _key(self, span: Span) -> str:
@@ -133,6 +136,10 @@ class Losses:
                 losses = torch.nn.functional.cross_entropy(logits, expected[chunk], reduction="none")
                 sums.index_add_(0, at[chunk][:real], losses[:real].double())
         return [float(total) for total in sums.tolist()]
+
+    @cached_property
+    def _budget(self) -> Mapping[str, int]:
+        return TOKEN_BUDGET if self.model.num_parameters() < SMALL else LARGE_MODEL_BUDGET
 
     @cached_property
     def _project(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
