@@ -265,22 +265,20 @@ def _evaluate(
     )
 
 
-def _adapter_input(stage: Stage | None) -> dict[str, tuple[Stage, str]]:
-    return {"adapter": (stage, "adapter")} if stage else {}
+def _adapter_input(stage: Stage | None, name: str = "adapter") -> dict[str, tuple[Stage, str]]:
+    return {name: (stage, "adapter")} if stage else {}
 
 
 def _known_inputs(spec: EvolutionRunSpec, learner: Stage | None, pairs: list[Stage]) -> dict[str, tuple[Stage, str]]:
-    """What the choice among candidates needs: earlier pairs, who is asked without the document, and which documents
-    gave nothing new.
+    """What the choice among candidates needs: which documents gave nothing new; to find what is novel, earlier pairs;
+    to find what is unknown, who is asked without the document.
     """
     if spec.generation.focus == "Any":
         return {}
-    inputs = {f"pairs.{stage.round}": (stage, "pairs") for stage in pairs}
-    if pairs:
-        inputs["rests"] = (pairs[-1], "rests")
-    if spec.generation.focus == "Unknown" and learner:
-        inputs["learner"] = (learner, "adapter")
-    return inputs
+    inputs = {"rests": (pairs[-1], "rests")} if pairs else {}
+    if spec.generation.focus == "Novel":
+        return inputs | {f"pairs.{stage.round}": (stage, "pairs") for stage in pairs}
+    return inputs | _adapter_input(learner, "learner")
 
 
 def _history_inputs(spec: EvolutionRunSpec, pairs: list[Stage], scores: list[Stage]) -> dict[str, tuple[Stage, str]]:

@@ -119,10 +119,11 @@ def given_to(stage_id: str, generation: dict[str, str]) -> dict[str, str]:
     return {name: f"{source.stage}/{source.output}" for name, source in stage.inputs.items()}
 
 
-def test_the_choice_among_candidates_knows_earlier_pairs_resting_documents_and_the_learner() -> None:
+def test_the_choice_among_candidates_is_given_resting_documents_and_earlier_pairs_or_the_learner() -> None:
     any_ = given_to("r3-generate", {"focus": "Any"})
-    novel = any_ | {"pairs.1": "r1-generate/pairs", "pairs.2": "r2-generate/pairs", "rests": "r2-generate/rests"}
-    unknown = novel | {"learner": "r2-train/adapter"}
+    rests = {"rests": "r2-generate/rests"}
+    novel = any_ | rests | {"pairs.1": "r1-generate/pairs", "pairs.2": "r2-generate/pairs"}
+    unknown = any_ | rests | {"learner": "r2-train/adapter"}
     assert any_.keys() == {"model", "documents", "adapter"}
     assert given_to("r3-generate", {"focus": "Novel"}) == novel
     assert given_to("r3-generate", {"focus": "Unknown"}) == unknown

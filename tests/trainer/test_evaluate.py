@@ -39,7 +39,7 @@ def test_two_evaluations_give_the_same_bytes_whatever_the_batches(
     given = bench.put(item(i, f"What is {'seven ' * (i % 7)}?") for i in range(20))
     first = bench.do(evaluate, EVALUATE, items=given)
     monkeypatch.setattr("evolution_trainer.transformers_engine.TOKEN_BUDGET", {"cpu": 100})
-    monkeypatch.setattr(evaluate, "WINDOW", 3)
+    monkeypatch.setattr("evolution_trainer.writer.WINDOW", 3)
     second = bench.do(evaluate, EVALUATE, items=given)
     assert first.digest("predictions") == second.digest("predictions")
     assert first.metrics == second.metrics
@@ -48,7 +48,7 @@ def test_two_evaluations_give_the_same_bytes_whatever_the_batches(
 def test_an_interrupted_worker_goes_on_at_the_item(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     given = bench.put([*(item(i) for i in range(12)), item(12, "long " * 300)])
     whole = bench.do(evaluate, EVALUATE, items=given)
-    monkeypatch.setattr(evaluate, "WINDOW", 4)
+    monkeypatch.setattr("evolution_trainer.writer.WINDOW", 4)
     answer, prompts = TransformersEngine.generate, []
 
     def until_a_signal(self: TransformersEngine, asked: list[list[int]], *rest: object, **named: object) -> list[Reply]:

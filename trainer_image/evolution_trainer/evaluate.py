@@ -13,13 +13,10 @@ from evolution_trainer.clean import question_key
 from evolution_trainer.engine import opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.metrics import interval, measure
-from evolution_trainer.rows import count_rows, read_rows, windows
+from evolution_trainer.rows import count_rows, read_rows
 from evolution_trainer.seeds import seed
 from evolution_trainer.stage import Output, Result, StageRun
-from evolution_trainer.writer import count_usage
-
-WINDOW = 256
-"""Items that are in memory at once."""
+from evolution_trainer.writer import count_usage, paced
 
 
 class EvaluateParameters(Record):
@@ -87,7 +84,7 @@ def _answered(stage: StageRun, items: Path, max_tokens: int, total: int) -> Path
         stage.journal("answers") as answers,
     ):
         on_done(answers.count)
-        for window in windows(islice(read_rows(items), answers.count, None), WINDOW):
+        for window in paced(islice(read_rows(items), answers.count, None), stage.checkpoints.interval):
             prompts = [stage.session.chat.prompt(item["question"]) for item in window]
             fitting = [i for i, prompt in enumerate(prompts) if engine.fits(prompt)]
             on_done(len(window) - len(fitting))

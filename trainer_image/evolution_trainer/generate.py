@@ -118,7 +118,7 @@ def merge(stage: StageRun, parts: Sequence[Part]) -> Result:
         if not known:
             raise StageFailed("NoPairs", _no_pairs(parameters, documents, rejects))
         message = f"nothing new was found in {documents} documents ({resting} rested); {rejects}"
-        if not any(name.startswith("pairs.") for name in stage.inputs):
+        if "rests" not in stage.inputs:
             raise StageFailed(
                 "NothingNew",
                 f"{message}. The model knows these documents as far as it can ask about them; set generation.focus to "

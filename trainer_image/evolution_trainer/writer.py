@@ -1,22 +1,26 @@
 """The model as a writer: every request gets one row of a journal, so that an interrupted worker goes on at the next."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from evolution.api.run import Preset
 from evolution_trainer.checkpoint import Journal
 from evolution_trainer.clean import Cleaned, Rejected
 from evolution_trainer.engine import Engine, Reply, opened_engine
-from evolution_trainer.rows import Row, windows
+from evolution_trainer.rows import Row
 from evolution_trainer.seeds import seed
 from evolution_trainer.stage import StageRun
 
+T = TypeVar("T")
+
 WINDOW = 256
-"""Requests that are in memory at once."""
+"""Requests that are in memory at once, and are lost together when the worker is killed."""
+SMALLEST_WINDOW = 16
 
 
 class Clean(Protocol):
@@ -65,7 +69,7 @@ class Writer:
         """
         journal = self._journals.enter_context(self.stage.journal(name))
         on_done(journal.count)
-        for window in windows(islice(requests, journal.count, None), WINDOW):
+        for window in paced(islice(requests, journal.count, None), self.stage.checkpoints.interval):
             rows = list(self._rows(manner, window, on_done))
             due = self.stage.checkpoints.due
             if due:
@@ -127,6 +131,16 @@ class Writer:
 def opened_writer(stage: StageRun, rules: Preset, seeds: tuple[int, int], top_p: float) -> Iterator[Writer]:
     with ExitStack() as engines, ExitStack() as journals:  # a signal leaves little time: the journals are saved first
         yield Writer(stage, rules, seeds, top_p, engines, journals)
+
+
+def paced(requests: Iterable[T], seconds: float) -> Iterator[list[T]]:
+    """Consecutive lists of requests; half as many in the next one where one took longer than `seconds`."""
+    iterator, size = iter(requests), WINDOW
+    while window := list(islice(iterator, size)):
+        began = time.monotonic()
+        yield window
+        if time.monotonic() - began > seconds:
+            size = max(min(size, SMALLEST_WINDOW), size // 2)
 
 
 def count_usage(stage: StageRun, prompts: Iterable[list[int]], replies: Iterable[Reply]) -> None:
