@@ -29,8 +29,10 @@ from evolution_trainer.training_checkpoint import TrainingCheckpoints
 from evolution_trainer.training_rows import Batches, TrainingRow
 from evolution_trainer.usage import Meter
 
-TOKEN_BUDGET = {"cpu": 8192, "cuda": 16_384}
-"""Tokens of one forward and backward pass, padding included; a larger optimizer step is accumulated from several."""
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16_384}
+"""Tokens of one forward and backward pass, padding included; a larger optimizer step is accumulated from several. A CPU
+gains nothing from more at once, and fewer rows, being neighbours in length, are padded less.
+"""
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 """A checkpoint is read by the versions that wrote it."""
 
