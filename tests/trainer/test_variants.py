@@ -154,12 +154,13 @@ def test_full_weights_are_a_whole_model_with_a_note_that_names_the_base(bench: B
 
 
 def test_tied_embeddings_are_trained_and_stored_once(tied: ModelSession, tmp_path: Path) -> None:
-    before = logits(tied)
+    before, attributes = logits(tied), set(vars(tied.base))
     weights = folder(trained(Bench(tmp_path, tied), "Full"))
     assert "lm_head.weight" not in load_file(weights / "model.safetensors")
     assert not torch.equal(logits(tied, weights), before)
     assert torch.equal(logits(tied), before)
     assert tied.base.lm_head.weight is tied.base.model.embed_tokens.weight
+    assert set(vars(tied.base)) == attributes, "a trainer has left something on the base model"
 
 
 def test_full_weights_of_another_model_do_not_fit(

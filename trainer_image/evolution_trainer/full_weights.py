@@ -1,5 +1,6 @@
 """All weights of a model, trained: a folder with every parameter, and the base model with them in place of its own."""
 
+import copy
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def trainable(base: Any, folder: Path | None) -> Iterator[Any]:
         for name, parameter in _parameters(base):
             parameter.data = weights.pop(name, parameter.data).to(base.device, torch.float32, copy=True)
             parameter.requires_grad_(True)
-        yield base
+        # A trainer wraps the forward of what it trains, for good; of a shallow copy, that is none of the base's.
+        yield copy.copy(base)
 
 
 @contextmanager
