@@ -53,8 +53,8 @@ def test_five_workers_with_small_batches_write_what_one_with_large_batches_write
 @pytest.mark.slow
 @SETTINGS
 def test_pairs_are_equal_for_any_number_of_workers_and_any_budget(demo: Bench, settings: Mapping[str, Any]) -> None:
-    given = documents(demo, 20)
+    settings = {**settings, "questionsPerDocument": 1}
+    given = documents(demo, 17)
     expected = digests(demo, given, settings, 1, 16_384)
-    shapes = [(1, 512), (1, 1024), (1, 2048), (1, 4096), (1, 8192)]
-    shapes += [(shards, budget) for shards in (2, 5, 16) for budget in (512, 16_384)]
+    shapes = [(1, 512), (1, 2048), (2, 1024), (2, 8192), (5, 512), (5, 4096), (16, 512), (16, 16_384)]
     assert {shape: digests(demo, given, settings, *shape) for shape in shapes} == dict.fromkeys(shapes, expected)
