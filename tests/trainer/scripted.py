@@ -27,6 +27,7 @@ class Script:
     """Number of a candidate by the seed of its question."""
     calls_left: int = 1_000_000
     """Calls until a signal comes."""
+    signal: type[BaseException] = Preempted
     asked: list[tuple[str, str]] = field(default_factory=list)
     """Kind of the prompt and its document or question."""
     adapters: list[str] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Script:
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], *, on_done: Callable[[int], None], **_: object
     ) -> list[Reply]:
         if self.calls_left == 0:
-            raise Preempted
+            raise self.signal
         self.calls_left -= 1
         assert len(seeds) == len(prompts)
         on_done(len(prompts))

@@ -197,20 +197,31 @@ def test_the_learner_is_asked_without_the_document_and_the_writer_writes(
     assert script.adapters == [folder]
 
 
+class Killed(Exception):
+    """Nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize(("signal", "interval"), [(Preempted, 3600.0), (Killed, 0.0)])
 @pytest.mark.parametrize("calls", [0, 1, 2, 3, 5, 7, 8])
 def test_an_interrupted_worker_goes_on_at_the_row(
-    bench: Bench, script: Script, monkeypatch: pytest.MonkeyPatch, calls: int
+    bench: Bench,
+    script: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    signal: type[BaseException],
+    interval: float,
+    calls: int,
 ) -> None:
     monkeypatch.setattr("evolution_trainer.writer.WINDOW", 1)
     script.memory = {question: FACTS[question] for question in PUMP_QUESTIONS[:2]}
     (bench.folder / "elsewhere").mkdir()
-    elsewhere = Bench(bench.folder / "elsewhere", bench.session)
-    whole = choose(elsewhere, PUMP, VALVE)
+    whole = choose(Bench(bench.folder / "elsewhere", bench.session), PUMP, VALVE)
     requests = script.asked.copy()
     script.asked.clear()
-    script.calls_left = calls
-    with pytest.raises(Preempted):
-        choose(bench, PUMP, VALVE)
+    script.calls_left, script.signal = calls, signal
+    stage = bench.stage(CHOOSING, documents=bench.put([PUMP, VALVE]))
+    stage.checkpoints.interval = interval
+    with pytest.raises(signal):
+        generate.run(stage)
     script.calls_left = 1000
     done = choose(bench, PUMP, VALVE)
     assert script.asked == requests
