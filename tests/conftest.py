@@ -5,9 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 from controlplane.fixtures import control_plane, namespace, process_node, simulated_nodes  # noqa: F401 - fixtures
+from hypothesis import settings
 from minio_server import MinioBucket, MinioServer
 from minio_server import minio_server as running_minio
 from tools.build import Unavailable, binary
+
+# A deadline for one example says how busy the machine is, not whether the code is right.
+settings.register_profile("evolution", deadline=None)
+settings.load_profile("evolution")
 
 
 @pytest.fixture(scope="session")
