@@ -131,7 +131,7 @@ def measure(workload: Workload, batches: Sequence[int]) -> dict[str, Any]:
         found = sum(reply.tokens for reply in written[way]) / (time.process_time() - start)
         speed[way] = round(min(found, speed.get(way, found)), 1)
     best = max(batches, key=lambda rows: speed[str(rows)])
-    return {
+    figures = {
         "workload": workload.name,
         "prompts": len(workload.prompts),
         "tokens": sum(reply.tokens for reply in written["ours"]),
@@ -141,6 +141,8 @@ def measure(workload: Workload, batches: Sequence[int]) -> dict[str, Any]:
         "timesBestBatch": round(speed["ours"] / speed[str(best)], 2),
         "equalReplies": {way: replies == written["ours"] for way, replies in written.items()},
     }
+    print(json.dumps(figures), flush=True)  # noqa: T201
+    return figures
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -172,16 +174,15 @@ def main() -> None:
         demo = ModelSession(str(QUICKSTART / "model"), Path(folder) / "cache")
         (Path(folder) / "model").mkdir()
         workloads = [
-            questions(demo, 3 if quick else 50),
-            answers(demo, 3 if quick else 50),
-            mid_size(Path(folder) / "model", 4 if quick else 64, max_tokens=16 if quick else 128),
+            questions(demo, 3 if quick else 20),
+            answers(demo, 3 if quick else 20),
+            mid_size(Path(folder) / "model", 4 if quick else 32, max_tokens=16 if quick else 64),
         ]
         figures = {
             "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "workloads": [measure(workload, batches) for workload in workloads],
         }
-    print(json.dumps(figures, indent=2))  # noqa: T201
     if not quick:
         DOCUMENT.with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         before, _, after = DOCUMENT.read_text(encoding="utf-8").split(MARK)
