@@ -5,13 +5,14 @@ More moments than the tests take, by hand: `PYTHONPATH=tests python tests/traine
 
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from interrupted import Interruptions
-from small_run import QUICKSTART
+from small_run import QUICKSTART, small_workplace
 from stages import TRAIN, pair
 from worker_process import Workshop, order_stage
 
@@ -62,6 +63,19 @@ def check(folder: Path, moments: int, seed: int) -> Interruptions:
 def test_a_training_that_is_ended_again_and_again_ends_with_the_same_digests(tmp_path: Path) -> None:
     disturbed = check(tmp_path, MOMENTS, seed=1)
     assert len(disturbed.lives) > 2
+
+
+@pytest.mark.slow
+def test_a_run_on_a_laptop_that_is_interrupted_by_its_user_keeps_the_steps_so_far(tmp_path: Path) -> None:
+    place = small_workplace(tmp_path, {"training": {"maxSteps": 100_000}}, documents=3)
+    run = place.start("run")
+    runs = tmp_path / ".evolution" / "default" / "runs"
+    while not any(b'"steps"' in told.read_bytes() for told in runs.glob("*/progress/*")):
+        with pytest.raises(subprocess.TimeoutExpired):
+            run.wait(0.1)
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    assert len(list(runs.glob("*/checkpoints/*/training/*.json"))) == 1
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ def test_every_process_gets_the_same_share_of_a_batch(asked: int, batch_size: in
     assert processes(Compute(processes=asked), batch_size) == made
 
 
+def test_processes_that_a_batch_cannot_be_divided_among_are_a_warning(bench: Bench) -> None:
+    stage = replace(bench.stage({**TRAIN, "batchSize": 1}, pairs=bench.put(PAIRS)), compute=Compute(processes=2))
+    assert any("1 of 2 processes train: training.batchSize 1" in warning for warning in train.run(stage).warnings)
+
+
 def interrupted(bench: Bench, what: int) -> StageFailed:
     """What a training of two says when one gets that signal after the first step."""
     stage = bench.stage({**TRAIN, "length": {"steps": 50}}, pairs=bench.put(PAIRS))

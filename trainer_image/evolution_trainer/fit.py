@@ -38,9 +38,13 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
 def processes(compute: Compute, batch_size: int) -> int:
-    """How many processes train together: as many as asked for, or GPUs, but each needs the same share of a batch."""
-    wanted = compute.processes or max(1, torch.cuda.device_count())
-    return max(n for n in range(1, min(wanted, batch_size) + 1) if batch_size % n == 0)
+    """How many processes train together: as many as `wanted`, but each needs the same share of a batch."""
+    return max(n for n in range(1, min(wanted(compute), batch_size) + 1) if batch_size % n == 0)
+
+
+def wanted(compute: Compute) -> int:
+    """As many processes as asked for, or as there are GPUs."""
+    return compute.processes or max(1, torch.cuda.device_count())
 
 
 def fit(

@@ -44,8 +44,8 @@ class Task:
     """What another process needs to know."""
 
     plan: "Plan"
-    model_uri: str
-    model_digest: str
+    model: Path
+    """Verified by the first process."""
     cache: Path
     meeting: str
     threads: int
@@ -58,7 +58,7 @@ class Ranks:
     def __init__(self, session: ModelSession, plan: "Plan") -> None:
         meeting = (plan.scratch / f"meeting-{uuid.uuid4().hex}").as_uri()
         threads = max(1, torch.get_num_threads() // plan.processes)
-        self._task = Task(plan, session.uri, session.digest, session.cache, meeting, threads, SILENCE)
+        self._task = Task(plan, session.folder, session.cache, meeting, threads, SILENCE)
         self._device = session.device
         self._others: list[BaseProcess] = []
         self._over = threading.Event()
@@ -163,8 +163,7 @@ def _be(task: Task, rank: int) -> None:
     from evolution_trainer.adapter import trainable
     from evolution_trainer.optimizing import optimize
 
-    plan, session = task.plan, ModelSession(task.model_uri, task.cache)
-    session.expect(task.model_digest or None)
+    plan, session = task.plan, ModelSession(str(task.model), task.cache)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     try:

@@ -10,7 +10,7 @@ from evolution.plan.manifest import Record
 from evolution_trainer.adapter import check_variant
 from evolution_trainer.card import model_card
 from evolution_trainer.failure import StageFailed
-from evolution_trainer.fit import fit
+from evolution_trainer.fit import fit, processes, wanted
 from evolution_trainer.optimizing import FitParameters
 from evolution_trainer.reporters import reporting
 from evolution_trainer.rows import Row, read_rows
@@ -64,6 +64,11 @@ def run(stage: StageRun) -> Result:
         mend = "raise training.maxTokens" if pairs else "let selection.strategy train pairs of earlier rounds, too"
         raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; {mend}")
 
+    if (used := processes(stage.compute, parameters.batch_size)) < wanted(stage.compute):
+        warnings.append(
+            f"{used} of {wanted(stage.compute)} processes train: training.batchSize {parameters.batch_size} is divided "
+            "into equal shares; make it a multiple of the number of GPUs"
+        )
     length, order = parameters.length, seed(parameters.seed, parameters.round, "order")
     batches = Batches.shuffled(rows, parameters.batch_size, length.steps, length.epochs, order)
     adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
