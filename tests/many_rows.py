@@ -65,7 +65,9 @@ def generate(folder: Path, count: int) -> OrderStage:
 
 
 def score(folder: Path, count: int) -> OrderStage:
-    rows = ({"id": f"{n:016x}-q1", "document": f"{n:016x}", **item} for n, item in enumerate(items(count)))
+    # No answer twice: losses are kept by content.
+    asked = ({**item, "answer": f"{item['answer']} {n:06}"} for n, item in enumerate(items(count)))
+    rows = ({"id": f"{n:016x}-q1", "document": f"{n:016x}", **item} for n, item in enumerate(asked))
     return stage("r1-score", Kind.SCORE, 1, {"rules": "Default", "maxTokens": 128}, pairs=stored(folder, rows, count))
 
 
