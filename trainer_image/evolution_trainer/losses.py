@@ -21,6 +21,7 @@ import torch
 
 from evolution_trainer.base_model import SMALL
 from evolution_trainer.loss_cache import LossCache
+from evolution_trainer.memory import out_of_memory
 from evolution_trainer.model import ModelSession
 from evolution_trainer.spans import Span
 
@@ -40,11 +41,6 @@ class Shape(NamedTuple):
     rows: int
     length: int
     chunk: int
-
-
-def out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether it is memory that the GPU, or torch's allocator on the CPU, did not have."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @dataclass

@@ -73,6 +73,8 @@ def run(stage: StageRun) -> Result:
         stage.rows_out("scores") as scores,
     ):
         cache.restore((row["span"], row["loss"]) for row in read_rows(journal.path))
+        before = min(total, journal.count // 2)  # about so many pairs an interrupted worker has left
+        stage.progress("pairs", before, total)
         parameters_of_model = model.num_parameters()
 
         def on_computed(spans: Sequence[Span], losses: dict[str, float]) -> None:
@@ -84,7 +86,9 @@ def run(stage: StageRun) -> Result:
                     journal({"span": key, "loss": loss})
 
         losses = Losses(session, model, cache, on_computed)
-        for id_, score in scored(losses, read_rows(pairs), measure, lambda n: stage.progress("pairs", n, total)):
+        for id_, score in scored(
+            losses, read_rows(pairs), measure, lambda n: stage.progress("pairs", max(before, n), total)
+        ):
             if score.ifd is None:
                 undefined[score.reason] += 1
             else:
