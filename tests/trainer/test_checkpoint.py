@@ -1,5 +1,6 @@
 """Rows that an interrupted worker has left."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,13 @@ def test_a_kill_costs_what_was_written_since_the_last_interval(
     assert (tmp_path / "next").read_bytes() == whole
 
 
+def test_rows_that_were_made_together_are_saved_together(store: FolderStore, tmp_path: Path) -> None:
+    with checkpoints(store, interval=0.0).journal("rows", tmp_path / "rows") as journal:
+        journal(*ROWS)
+        [key] = saved(store)
+    assert key.split("/")[-1].startswith(f"{0:012d}-{len(ROWS):012d}-")
+
+
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b'{"id":"0","text":"x"}\n' * 4])
 def test_rows_that_are_not_what_their_name_says_are_written_again(
     store: FolderStore, tmp_path: Path, whole: bytes, damage: bytes
@@ -83,6 +91,29 @@ def test_rows_that_are_not_what_their_name_says_are_written_again(
     store.write(key, damage)
     assert written(store, tmp_path / "next", ROWS, end=None, interval=3600.0) == 0
     assert (tmp_path / "next").read_bytes() == whole
+
+
+@pytest.mark.parametrize("end", [Preempted, None])
+def test_rows_that_follow_from_those_of_another_journal_are_stored_after_them(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: type[BaseException] | None
+) -> None:
+    """Else answers would be there, and other questions in the place of those that they answer."""
+    stored: list[str] = []
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda key, data: (stored.append(key.split("/")[-2]), write(key, data)))
+    kept = checkpoints(store)
+    with (
+        suppress(Preempted),
+        kept.journal("questions", tmp_path / "questions") as questions,
+        kept.journal("answers", tmp_path / "answers") as answers,
+    ):
+        questions(ROWS[0])
+        if end is None:
+            kept.interval = 0.0
+        answers(ROWS[1])
+        if end is not None:
+            raise end
+    assert stored == ["questions", "answers"]
 
 
 def test_nothing_is_left_once_the_stage_is_committed(store: FolderStore, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ class Checkpoints:
     interval: float
     """Seconds between two checkpoints."""
     _saved: float = field(default_factory=time.monotonic)
+    _journals: list["Journal"] = field(default_factory=list)
+    """Those that are open, oldest first."""
 
     @property
     def due(self) -> bool:
@@ -52,12 +54,22 @@ class Checkpoints:
             journal = Journal(self, f"{self.prefix}{name}/", path, file)
             with self.clock.checkpointing():
                 journal.restore()
+            self._journals.append(journal)
             try:
                 yield journal
                 file.flush()
             except Preempted:
-                journal.save()
+                self.save()
                 raise
+            finally:
+                self._journals.remove(journal)
+
+    def save(self) -> None:
+        """Store the rows that are not stored yet: what a row may follow from, in an older journal, before it."""
+        with deferred(), self.clock.checkpointing():
+            for journal in self._journals:
+                journal.save()
+        self.saved()
 
     def remove(self) -> None:
         """The stage is committed: nobody will go on from here."""
@@ -80,11 +92,13 @@ class Journal:
     _saved_rows: int = 0
     _saved_bytes: int = 0
 
-    def __call__(self, row: Mapping[str, JsonValue]) -> None:
-        self._file.write(canonical_json(row) + b"\n")
-        self.count += 1
+    def __call__(self, *rows: Mapping[str, JsonValue]) -> None:
+        """Append rows that were made together, and that a checkpoint does not divide."""
+        for row in rows:
+            self._file.write(canonical_json(row) + b"\n")
+            self.count += 1
         if self.checkpoints.due:
-            self.save()
+            self.checkpoints.save()
 
     def flush(self) -> None:
         """What was written can be read at `path`."""
@@ -112,15 +126,13 @@ class Journal:
 
     def save(self) -> None:
         """Store the rows that are not stored yet."""
-        with deferred(), self.checkpoints.clock.checkpointing():
-            self._file.flush()
-            with self.path.open("rb") as file:
-                file.seek(self._saved_bytes)
-                data = file.read()
-            data = data[: data.rfind(b"\n") + 1]  # a signal may have come in the middle of a row
-            if data:
-                end = self._saved_rows + data.count(b"\n")
-                key = f"{self.prefix}{self._saved_rows:012d}-{end:012d}-{sha256(data)}.jsonl"
-                self.checkpoints.store.write(key, data)
-                self._saved_rows, self._saved_bytes = end, self._saved_bytes + len(data)
-        self.checkpoints.saved()
+        self._file.flush()
+        with self.path.open("rb") as file:
+            file.seek(self._saved_bytes)
+            data = file.read()
+        data = data[: data.rfind(b"\n") + 1]  # a signal may have come in the middle of a row
+        if data:
+            end = self._saved_rows + data.count(b"\n")
+            key = f"{self.prefix}{self._saved_rows:012d}-{end:012d}-{sha256(data)}.jsonl"
+            self.checkpoints.store.write(key, data)
+            self._saved_rows, self._saved_bytes = end, self._saved_bytes + len(data)

@@ -94,8 +94,12 @@ def _answered(stage: StageRun, items: Path, max_tokens: int, total: int) -> Path
             )
             count_usage(stage, asked, written)
             replies = dict(zip(fitting, written, strict=True))
-            for i in range(len(window)):
-                answers({"text": replies[i].text if i in replies else "", "tooLong": i not in replies})
+            answers(
+                *(
+                    {"text": replies[i].text if i in replies else "", "tooLong": i not in replies}
+                    for i in range(len(window))
+                )
+            )
     return answers.path
 
 

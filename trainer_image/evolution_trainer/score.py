@@ -81,9 +81,7 @@ def run(stage: StageRun) -> Result:
             tokens = sum(len(span.ids) for span in spans)
             stage.usage.tokens_in += tokens
             stage.usage.flops += 2.0 * parameters_of_model * tokens
-            for key, loss in losses.items():
-                if math.isfinite(loss):
-                    journal({"span": key, "loss": loss})
+            journal(*({"span": key, "loss": loss} for key, loss in losses.items() if math.isfinite(loss)))
 
         losses = Losses(session, model, cache, on_computed)
         for id_, score in scored(

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from evolution.api.run import Preset
-from evolution_trainer.checkpoint import Journal
 from evolution_trainer.clean import Cleaned, Rejected
 from evolution_trainer.engine import Engine, Reply, opened_engine
 from evolution_trainer.rows import Row
@@ -59,7 +58,6 @@ class Writer:
     top_p: float
     _engines: ExitStack
     _journals: ExitStack
-    _finished: list[Journal] = field(default_factory=list)
     _open: tuple[str | None, Engine] | None = None
 
     def write(self, name: str, manner: Manner, requests: Iterable[Request], on_done: Callable[[int], None]) -> Path:
@@ -70,22 +68,9 @@ class Writer:
         journal = self._journals.enter_context(self.stage.journal(name))
         on_done(journal.count)
         for window in paced(islice(requests, journal.count, None), self.stage.checkpoints.interval):
-            rows = list(self._rows(manner, window, on_done))
-            due = self.stage.checkpoints.due
-            if due:
-                self._save_finished()
-            for row in rows:
-                journal(row)
-            if due:
-                journal.save()
+            journal(*self._rows(manner, window, on_done))
         journal.flush()
-        self._finished.append(journal)
         return journal.path
-
-    def _save_finished(self) -> None:
-        """A journal saves itself while it is written; what it ended with is saved with the next one."""
-        while self._finished:
-            self._finished.pop().save()
 
     def _rows(self, manner: Manner, window: list[Request], on_done: Callable[[int], None]) -> Iterator[Row]:
         engine = self._engine(manner.adapter)
