@@ -96,7 +96,7 @@ def test_novel_is_what_no_earlier_pair_of_the_document_says(bench: Bench, script
     done = choose(bench, PUMP, VALVE, focus="Novel", inputs=pairs_of(bench, "How heavy is Varo?", "Where is Varo?"))
     assert asked(done) == ["What colour is Varo?", "At what pressure does Ombra close?"]
     assert reasons(done)["What is the weight of Varo?"] == "NotNovel"
-    assert reasons(done)["How heavy is Varo?"] == "Duplicate"
+    assert reasons(done)["How heavy is Varo?"] == "NotNovel"
     assert script.count("memory") == 0
 
 
@@ -172,6 +172,14 @@ def test_a_round_that_finds_nothing_new_has_no_pairs_and_says_so(bench: Bench, s
     assert "nothing new was found in 2 documents" in done.result.warnings[0]
     resting = choose(bench, PUMP, VALVE, round=3, inputs={"rests": done.digest("rests")})
     assert "(2 rested)" in resting.result.warnings[0]
+
+
+def test_a_round_that_asks_only_what_was_asked_before_has_no_pairs_and_says_so(bench: Bench, script: Script) -> None:
+    inputs = {"rests": bench.put([]), **pairs_of(bench, "How heavy is Varo?")}
+    script.questions = lambda *_: "How heavy is Varo?"
+    done = choose(bench, PUMP, round=2, focus="Novel", inputs=inputs)
+    assert done.metrics["rejects"]["question"] == {"NotNovel": 4}
+    assert "nothing new was found" in done.result.warnings[0]
 
 
 def test_a_first_round_that_finds_nothing_new_fails_with_what_to_do(bench: Bench, script: Script) -> None:

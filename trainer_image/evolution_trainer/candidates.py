@@ -87,11 +87,13 @@ class Chooser:
 
     def judge_questions(self) -> None:
         """Before they are answered."""
-        asked = {*self.state["asked"], *(question_key(one["question"]) for one in self._earlier() if one["answered"])}
+        asked = {question_key(one["question"]) for one in self._earlier() if one["answered"]}
         ground = Ground(self.document)
         for one in good(self.state, self.wave):
             key = question_key(one["question"])
-            if key in asked and (self.choice.chooses or self.choice.rules != "Reference"):
+            if key in self.state["asked"]:
+                one["reason"] = "NotNovel"
+            elif key in asked and (self.choice.chooses or self.choice.rules != "Reference"):
                 one["reason"] = "Duplicate"
             elif self.choice.chooses and not ground.holds(one["question"]):
                 one["reason"] = "NotGrounded"

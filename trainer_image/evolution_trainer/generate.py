@@ -114,7 +114,7 @@ def merge(stage: StageRun, parts: Sequence[Part]) -> Result:
         outputs["rests"] = Output(stage.scratch / "rests.jsonl", rests.count)
         metrics |= {"exhausted": rests.count - resting, "resting": resting}
     if not pairs.count:
-        known = resting or NOTHING_NEW & rejects.counts["answer"].keys()
+        known = resting or any(NOTHING_NEW & counts.keys() for counts in rejects.counts.values())
         if not known:
             raise StageFailed("NoPairs", _no_pairs(parameters, documents, rejects))
         message = f"nothing new was found in {documents} documents ({resting} rested); {rejects}"
