@@ -257,9 +257,21 @@ def test_the_key_of_the_environment_is_given(
     with pytest.raises(StageFailed, match="set OPENAI_API_KEY") as failed, opened_engine(session, asking(server), None):
         pass
     assert failed.value.code == ExitCode.BAD_SPEC
-    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
-    with opened_engine(session, asking(server), None) as engine:
-        assert engine.generate([[5, 6]], [1], **GREEDY)
+    for key in ("a-key", "a-key\n"):  # a Secret made of a file often ends with a line break
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with opened_engine(session, asking(server), None) as engine:
+            assert engine.generate([[5, 6]], [1], **GREEDY)
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel-\u4e00"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_told(
+    session: ModelSession, server: Server, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(StageFailed, match="OPENAI_API_KEY") as failed, opened_engine(session, asking(server), None):
+        pass
+    assert failed.value.code == ExitCode.BAD_SPEC
+    assert key not in str(failed.value)
 
 
 def test_a_refused_completion_ends_the_stage_with_what_the_server_says(session: ModelSession, server: Server) -> None:
