@@ -8,21 +8,31 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from safetensors.torch import load_file, save_file
+from stages import EVALUATE, Bench
 from tools.vllm_signatures import signatures
 from vllm_names import RECORDED
+from worker_process import Workshop, order_stage, until_order_done
 
-from evolution.plan.order import Compute
-from evolution.plan.worker import ExitCode
+from evolution.api.run import Quantization
+from evolution.plan.order import Compute, OrderStage
+from evolution.plan.stage import Kind
+from evolution.plan.worker import ExitCode, OrderDone
 from evolution_trainer import vllm_engine, vllm_process
+from evolution_trainer.adapter import AdapterParameters, trainable
 from evolution_trainer.channel import PARENT_DIED
-from evolution_trainer.engine import Engine, opened_engine
+from evolution_trainer.engine import opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
+from evolution_trainer.preemption import Preempted
+from evolution_trainer.served_adapter import served_adapter
 from evolution_trainer.vllm_process import Answer, Prompts, Start
 
 HERE = Path(__file__).parent
@@ -34,12 +44,13 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 12}
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stand_in(tmp_path: Path, session: ModelSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the calls of the child are written down."""
     before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "stand_in"), str(HERE), before]).rstrip(os.pathsep))
     monkeypatch.setenv("STAND_IN_VLLM_CALLS", str(tmp_path / "calls.jsonl"))
-    return tmp_path / "calls.jsonl"
+    yield tmp_path / "calls.jsonl"
+    session.vacate()
 
 
 @pytest.fixture
@@ -49,63 +60,158 @@ def prompts(session: ModelSession) -> list[list[int]]:
     return [*whole[:-1], (whole[-1] * 100)[: session.window - 5]]
 
 
-def written(engine: Engine, prompts: list[list[int]]) -> list[Any]:
-    return [engine.generate(prompts, SEEDS, **settings) for settings in (GREEDY, SAMPLED)]
-
-
 def calls(file: Path, call: str) -> list[dict[str, Any]]:
     return [told for line in file.read_text().splitlines() if (told := json.loads(line))["call"] == call]
 
 
-def processes_of(name: str) -> Iterator[str]:
-    import psutil
+def children(process: int | None = None) -> list[psutil.Process]:
+    """Processes of vLLM below this process, or below another."""
+    below = psutil.Process(process).children(recursive=True)
+    return [one for one in below if "evolution_trainer.vllm_process" in " ".join(one.cmdline())]
 
-    for process in psutil.Process().children(recursive=True):
-        if name in " ".join(process.cmdline()):
-            yield process.status()
+
+@pytest.fixture(scope="module")
+def other(lora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another adapter."""
+    folder = tmp_path_factory.mktemp("other") / "adapter"
+    shutil.copytree(lora, folder)
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: -weight if "lora_B" in name else weight for name, weight in weights.items()},
+        folder / "adapter_model.safetensors",
+    )
+    return folder
 
 
 @pytest.mark.slow
-def test_replies_are_those_of_transformers_with_and_without_an_adapter(
-    tiny_model: Path,
-    tmp_path: Path,
+def test_replies_are_those_of_transformers_for_base_model_and_adapters_in_turn(
+    session: ModelSession,
     lora: Path,
+    other: Path,
     stand_in: Path,
     prompts: list[list[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(vllm_engine, "CHUNK", 4)
-    session = ModelSession(str(tiny_model), tmp_path)
     done: list[int] = []
-    replies = {}
-    for adapter in (None, lora):
+    replies = []
+    turns = (None, lora, None, other, lora)
+    for adapter in turns:
         with opened_engine(session, VLLM, adapter) as engine:
-            replies[adapter] = written(engine, prompts)
-            engine.generate(prompts, SEEDS, **GREEDY, on_done=done.append)
-        assert list(processes_of("vllm_process")) == []
+            replies.append(engine.generate(prompts, SEEDS, **SAMPLED, on_done=done.append))
+        assert len(children()) == 1
         assert "base" not in vars(session)
-    assert done == [4, 3] * 2
-    assert replies[None] != replies[lora]
-    for adapter in (None, lora):
+    assert done == [4, 3] * len(turns)
+    assert [len(calls(stand_in, "LLM")), len(calls(stand_in, "generate"))] == [1, 2 * len(turns)]
+    with opened_engine(session, VLLM, None) as engine:
+        greedy = engine.generate(prompts, SEEDS, **GREEDY)
+    for adapter, written in zip(turns, replies, strict=True):
         with opened_engine(session, Compute(), adapter) as engine:
-            assert replies[adapter] == written(engine, prompts)
-    finished = {reply.finished for reply in replies[None][1]}
-    assert finished == {True, False}
-    bare, adapted = calls(stand_in, "LLM")
-    assert (bare["enable_lora"], adapted["enable_lora"], adapted["max_lora_rank"]) == (False, True, 8)
-    assert all(
-        (llm["enable_prefix_caching"], llm["generation_config"], llm["max_model_len"]) == (True, "vllm", session.window)
-        for llm in (bare, adapted)
+            assert children() == []
+            assert written == engine.generate(prompts, SEEDS, **SAMPLED)
+    with opened_engine(session, Compute(), None) as engine:
+        assert greedy == engine.generate(prompts, SEEDS, **GREEDY)
+    assert replies[0] == replies[2] != replies[1] == replies[4] != replies[3]
+    assert {reply.finished for reply in replies[0]} == {True, False}
+    (llm,) = calls(stand_in, "LLM")
+    assert (llm["enable_prefix_caching"], llm["generation_config"]) == (True, "vllm")
+    assert (llm["max_model_len"], llm["enable_lora"], llm["max_lora_rank"]) == (session.window, True, 64)
+
+
+def train(session: ModelSession, quantization: Quantization) -> None:
+    parameters = AdapterParameters(
+        quantization=quantization, rank=4, alpha=8, dropout=0.0, target_modules=(), layers=()
     )
+    with trainable(session, parameters, None):
+        pass
 
 
-def test_other_weights_have_another_name(lora: Path, tmp_path: Path) -> None:
-    again, other = tmp_path / "again", tmp_path / "other"
+@pytest.mark.parametrize(
+    "need",
+    [
+        lambda session: train(session, "None"),
+        lambda session: train(session, "NF4"),
+        lambda session: session.adapted(None),
+        lambda session: session.expect("0" * 64),
+    ],
+    ids=["training", "training on 4-bit weights", "scoring", "another model"],
+)
+@pytest.mark.usefixtures("stand_in")
+def test_it_leaves_before_something_else_uses_the_gpu(
+    tiny_model: Path, tmp_path: Path, need: Callable[[ModelSession], object]
+) -> None:
+    session = ModelSession(str(tiny_model), tmp_path)
+    with opened_engine(session, VLLM, None):
+        pass
+    assert len(children()) == 1
+    with suppress(StageFailed):  # 4-bit weights need a package of their own
+        need(session)
+    assert children() == []
+
+
+def test_another_takes_its_place_where_it_has_too_little_room_or_died(
+    tiny_model: Path, tmp_path: Path, lora: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "UNSEEN", 1)
+    session = ModelSession(str(tiny_model), tmp_path)
+    for adapter in (None, lora, None, lora):
+        with opened_engine(session, VLLM, adapter):
+            pass
+    assert [llm["max_lora_rank"] for llm in calls(stand_in, "LLM")] == [1, 8]
+    (child,) = children()
+    child.kill()
+    child.wait()
+    with opened_engine(session, VLLM, None):
+        assert len(children()) == 1
+    assert [llm["max_lora_rank"] for llm in calls(stand_in, "LLM")] == [1, 8, 8]
+    session.vacate()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_it_does_not_outlive_a_stage_that_is_interrupted(session: ModelSession) -> None:
+    with pytest.raises(Preempted), opened_engine(session, VLLM, None):
+        raise Preempted
+    assert children() == []
+
+
+@pytest.mark.slow
+def test_a_worker_keeps_it_from_stage_to_stage_until_it_turns_to_another_model_or_ends(
+    tiny_model: Path, tmp_path: Path, stand_in: Path
+) -> None:
+    shop = Workshop(tmp_path, tiny_model)
+    source = {"source": "Model", "uri": tiny_model.as_uri(), "revision": ""}
+    prepare = order_stage(Kind.PREPARE, source, "prepare-model")
+    items = Bench(tmp_path, ModelSession("", tmp_path)).put([{"id": "i", "question": "What is 7?", "answer": "seven"}])
+
+    def evaluate(tokens: int) -> OrderStage:
+        parameters = {**EVALUATE, "maxTokens": tokens}
+        return order_stage(Kind.EVALUATE, parameters, f"evaluate-{tokens}", items=items, model="prepare-model:model")
+
+    with shop.start("--resident") as worker:
+
+        def do(*stages: OrderStage, **changes: str) -> None:
+            assert worker.stdin is not None
+            order = shop.order(*stages).model_copy(update={"compute": VLLM, **changes})
+            worker.stdin.write(order.to_json() + b"\n")
+            worker.stdin.flush()
+            assert isinstance(list(until_order_done(worker))[-1], OrderDone)
+
+        do(prepare, evaluate(1), evaluate(2))
+        do(prepare, evaluate(3))
+        assert len(calls(stand_in, "LLM")) == len(children(worker.pid)) == 1
+        do(prepare, model="file:///another")
+        assert children(worker.pid) == []
+        do(prepare, evaluate(4))
+        (child,) = children(worker.pid)
+        worker.terminate()
+        assert worker.wait(30) == ExitCode.PREEMPTED
+        assert not child.is_running()
+
+
+def test_other_weights_have_another_name(lora: Path, other: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
     shutil.copytree(lora, again)
-    shutil.copytree(lora, other)
-    weights = (other / "adapter_model.safetensors").read_bytes()
-    (other / "adapter_model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    names = [vllm_engine._adapter(folder).name for folder in (lora, again, other)]
+    names = [served_adapter(folder, "VLLM").name for folder in (lora, again, other)]
     assert names[0] == names[1] != names[2]
 
 
@@ -159,7 +265,7 @@ def test_a_child_that_fails_ends_the_stage_and_is_worth_another_try(
     with pytest.raises(StageFailed, match=said) as failed, opened_engine(session, VLLM, None) as engine:
         engine.generate([[5] * 200] * 300, [1] * 300, **GREEDY)
     assert (failed.value.reason, failed.value.code) == ("EngineUnavailable", 1)
-    assert list(processes_of("vllm_process")) == []
+    assert children() == []
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -170,7 +276,7 @@ def test_vllm_leaves_when_its_worker_is_gone(tiny_model: Path, monkeypatch: pyte
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        start = Start(model=str(tiny_model), window=256, dtype="float32", stop_tokens=[2])
+        start = Start(model=str(tiny_model), window=256, dtype="float32", stop_tokens=[2], rank=8)
         process.stdin.write(start.to_json() + b"\n")
         process.stdin.flush()
         assert Answer.model_validate_json(process.stdout.readline()) == Answer()

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 LAST_LINES = 12
 GRACE_SECONDS = 10.0
@@ -21,7 +20,7 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """A process in a session of its own; at the end of the `with` block it is killed, with all its children.
+    """A process in a session of its own, until it is closed.
 
     What it writes to standard error goes to this process's, too.
     """
@@ -42,10 +41,12 @@ class Child:
         for reader in self._readers:
             reader.start()
 
-    def __enter__(self) -> Self:
-        return self
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Kill it, with all its children, and wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

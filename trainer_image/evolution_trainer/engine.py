@@ -54,6 +54,8 @@ def read_reply(session: ModelSession, tokens: Sequence[int]) -> Reply:
 def opened_engine(session: ModelSession, compute: Compute, adapter: Path | None) -> AbstractContextManager[Engine]:
     """The engine that `compute` names, with the PEFT adapter in the folder `adapter` (None: the bare model).
 
+    What it takes long to start stays with the session, for the next engine: writers may take turns.
+
     Raises:
         StageFailed: EngineCannotServe or EngineMissing (bad spec); EngineUnavailable, which is worth another try.
     """

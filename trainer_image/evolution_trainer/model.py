@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evolution.store.source_files import OnProgress, quiet
 from evolution.store.sources import local_copy
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 # torch, transformers and peft take seconds to import, and many a stage fails or is done without them: they are
 # imported where they are first needed.
+
+
+class Tenant(Protocol):
+    """What serves the model from another process, on the same GPU."""
+
+    def close(self) -> None:
+        """End it, so that the GPU is free; harmless if it has ended."""
+        ...
 
 
 class ModelSession:
@@ -38,6 +46,8 @@ class ModelSession:
         self.halvings = 0
         """How often the GPU ran out of memory; every time halves the token budgets for good."""
         self.cache = cache
+        self.tenant: Tenant | None = None
+        """Leaves when this process reads the weights itself, or they are to be others."""
         self._on_load = on_load
         self._progress: OnProgress = quiet
         self._expected: str | None = None
@@ -52,6 +62,7 @@ class ModelSession:
         if digest is None:
             self.__dict__.pop("_local_folder", None)
         elif digest != self._verified:
+            self.vacate()
             for read in ("tokenizer", "chat", "config", "end_tokens", "base"):
                 self.__dict__.pop(read, None)
 
@@ -138,6 +149,7 @@ class ModelSession:
     def base(self) -> Any:
         """The bare model in memory."""
         folder, ends, pad = self.folder, self.end_tokens, self.pad_token
+        self.vacate()
         start = time.monotonic()
         with self._loading("weights"):
             import_transformers()
@@ -154,6 +166,11 @@ class ModelSession:
 
             gc.collect()
             torch.cuda.empty_cache()
+
+    def vacate(self) -> None:
+        """End what serves the model from another process."""
+        if self.tenant is not None:
+            self.tenant.close()
 
     def adapted(self, adapter: Path | None) -> AbstractContextManager[Any]:
         """The model with what was trained, in the folder `adapter` (None: bare), for the length of a `with` block: a
@@ -180,6 +197,7 @@ class ModelSession:
         """
         folder, device = self.folder, self.device
         self.unload()
+        self.vacate()
         with self._loading("weights"):
             import_transformers()
             from evolution_trainer import base_model

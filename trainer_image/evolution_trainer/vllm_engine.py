@@ -1,4 +1,4 @@
-"""Text generation with vLLM, in a child process: when the engine is closed, the GPU is as it was before."""
+"""Text generation with vLLM, in a child process that a worker keeps until it needs the GPU itself."""
 
 import os
 import sys
@@ -25,6 +25,10 @@ SILENCE_SECONDS = 1800.0
 """Longest time for one chunk."""
 HOTTEST = 2.0
 """vLLM takes no higher temperature."""
+UNSEEN = 64
+"""Rank to make room for until the worker has seen an adapter. All adapters of a run have the same rank, and seldom a
+higher one. Its matrices take 2 % of what the weights of 7 billion parameters take; another start takes minutes.
+"""
 SETTINGS: Mapping[str, str] = {
     # All in one process: the order of computation is the same each time, and errors arrive where they can be told.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -35,25 +39,68 @@ SETTINGS: Mapping[str, str] = {
 
 @contextmanager
 def opened(session: ModelSession, adapter: Path | None) -> Iterator[Engine]:
-    """vLLM with the model of `session`, whose own weights leave memory.
+    """vLLM with the model of `session`, whose own weights leave memory. It stays for the next engine that is opened,
+    with whatever adapter, unless the block fails.
 
     Raises:
         StageFailed: EngineCannotServe or EngineMissing (bad spec); EngineUnavailable, if vLLM does not start.
     """
-    start = Start(
-        model=str(session.folder),
-        window=session.window,
-        dtype="bfloat16" if session.device.type == "cuda" else "float32",
-        stop_tokens=session.end_tokens,
-        adapter=None if adapter is None else _adapter(adapter),
-    )
-    session.unload()
-    began = time.monotonic()
-    command = [sys.executable, "-m", "evolution_trainer.vllm_process"]
-    with Child("vLLM", command, {**SETTINGS, **os.environ}) as child:
-        _ask(child, start, START_SECONDS)
+    served = None if adapter is None else served_adapter(adapter, "VLLM")
+    rank = _room(served.rank) if served else 0
+    if not isinstance(session.tenant, VLLM):
+        session.tenant = VLLM()
+    vllm = session.tenant
+    child = vllm.child(session, rank)
+    try:
+        yield VLLMEngine(session, child, served and Adapter(name=served.name, path=str(served.path)))
+    except BaseException:  # an answer may be on its way that nobody waits for any more
+        vllm.close()
+        raise
+
+
+class VLLM:
+    """vLLM on the GPU of a worker, from the first text to the first need of the worker's own."""
+
+    def __init__(self) -> None:
+        self._rank = 0
+        """Room for the adapters seen so far."""
+        self._running: tuple[Start, Child] | None = None
+
+    def child(self, session: ModelSession, rank: int) -> Child:
+        """The process that serves the model of `session` and adapters up to that rank (one of RANKS, 0: none): the one
+        there is, if it can, else a new one.
+        """
+        self._rank = max(self._rank, rank)
+        wanted = Start(
+            model=str(session.folder),
+            window=session.window,
+            dtype="bfloat16" if session.device.type == "cuda" else "float32",
+            stop_tokens=session.end_tokens,
+            rank=self._rank or UNSEEN,
+        )
+        if self._running is not None:
+            start, child = self._running
+            if child.alive and start.rank >= self._rank and start == wanted.model_copy(update={"rank": start.rank}):
+                return child
+        self.close()
+        session.unload()
+        began = time.monotonic()
+        command = [sys.executable, "-m", "evolution_trainer.vllm_process"]
+        child = Child("vLLM", command, {**SETTINGS, **os.environ})
+        self._running = wanted, child
+        try:
+            _ask(child, wanted, START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
         session.load_seconds += time.monotonic() - began
-        yield VLLMEngine(session, child)
+        return child
+
+    def close(self) -> None:
+        """Kill it: the GPU is free afterwards."""
+        if self._running is not None:
+            self._running[1].close()
+            self._running = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +111,7 @@ class VLLMEngine:
 
     session: ModelSession
     child: Child
+    adapter: Adapter | None
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model's window has room for a reply of at least one token."""
@@ -95,6 +143,7 @@ class VLLMEngine:
         for start in range(0, len(prompts), CHUNK):
             chunk = prompts[start : start + CHUNK]
             rows = Prompts(
+                adapter=self.adapter,
                 tokens=[list(prompt) for prompt in chunk],
                 seeds=list(seeds[start : start + CHUNK]),
                 max_tokens=[min(max_tokens, self.session.window - len(prompt)) for prompt in chunk],
@@ -109,17 +158,17 @@ class VLLMEngine:
         return replies
 
 
-def _adapter(folder: Path) -> Adapter:
-    adapter = served_adapter(folder, "VLLM")
-    room = next((rank for rank in RANKS if rank >= adapter.rank), None)
+def _room(rank: int) -> int:
+    """What vLLM rounds it up to."""
+    room = next((room for room in RANKS if room >= rank), None)
     if room is None:
         raise StageFailed(
             "EngineCannotServe",
-            f"engine VLLM: the adapter has rank {adapter.rank}, more than the {RANKS[-1]} that it takes; use engine "
+            f"engine VLLM: the adapter has rank {rank}, more than the {RANKS[-1]} that it takes; use engine "
             "Transformers, or a smaller training.rank",
             ExitCode.BAD_SPEC,
         )
-    return Adapter(name=adapter.name, path=str(adapter.path), room=room)
+    return room
 
 
 def _ask(child: Child, line: Record, seconds: float) -> Answer:

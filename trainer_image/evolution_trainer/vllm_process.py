@@ -18,8 +18,6 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 class Adapter(Record):
     name: str
     path: str
-    room: int
-    """Rank to make room for, one of RANKS."""
 
 
 class Start(Record):
@@ -30,12 +28,15 @@ class Start(Record):
     window: int
     dtype: str
     stop_tokens: list[int]
-    adapter: Adapter | None = None
+    rank: int
+    """Of adapters, to make room for; one of RANKS."""
 
 
 class Prompts(Record):
     """Rows to continue."""
 
+    adapter: Adapter | None = None
+    """Who continues them; None: the bare model."""
     tokens: list[list[int]]
     seeds: list[int]
     max_tokens: list[int]
@@ -59,14 +60,13 @@ class Answer(Record):
 
 
 class Server:
-    """The model in vLLM, with its adapter."""
+    """The model in vLLM, with and without adapters."""
 
     def __init__(self, start: Start) -> None:
         from vllm import LLM  # type: ignore[import-not-found]  # an extra of its own, for Linux with a GPU
-        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
-        adapter = start.adapter
         self._stop_tokens = start.stop_tokens
+        self._numbers: dict[str, int] = {}
         self._llm = LLM(
             model=start.model,
             dtype=start.dtype,
@@ -75,19 +75,27 @@ class Server:
             # The model's own sampling settings must not leak in.
             generation_config="vllm",
             enable_prefix_caching=True,
-            enable_lora=adapter is not None,
-            max_lora_rank=adapter.room if adapter else RANKS[0],
+            enable_lora=True,
+            max_lora_rank=start.rank,
         )
-        self._adapter = adapter and LoRARequest(lora_name=adapter.name, lora_int_id=1, lora_path=adapter.path)
 
     def write(self, prompts: Prompts) -> list[Continuation]:
         requests: Any = [{"prompt_token_ids": tokens} for tokens in prompts.tokens]
         settings = [
             self._settings(prompts, seed, limit) for seed, limit in zip(prompts.seeds, prompts.max_tokens, strict=True)
         ]
-        outputs = self._llm.generate(requests, settings, use_tqdm=False, lora_request=self._adapter)
+        outputs = self._llm.generate(requests, settings, use_tqdm=False, lora_request=self._request(prompts.adapter))
         first = [output.outputs[0] for output in outputs]
         return [Continuation(tokens=list(one.token_ids), reason=one.finish_reason or "") for one in first]
+
+    def _request(self, adapter: Adapter | None) -> Any:
+        from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+
+        if adapter is None:
+            return None
+        # vLLM tells loaded adapters apart by number.
+        number = self._numbers.setdefault(adapter.name, len(self._numbers) + 1)
+        return LoRARequest(lora_name=adapter.name, lora_int_id=number, lora_path=adapter.path)
 
     def _settings(self, prompts: Prompts, seed: int, max_tokens: int) -> Any:
         from vllm import SamplingParams

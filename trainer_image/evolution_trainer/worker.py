@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worker = Worker(EventPipe(), options.cache, in_pod=not options.resident and options.order is None)
     raise_on_signals(worker.give_up)
     try:
-        return worker.do_all() if options.resident else worker.do_one(options.order)
+        with closing(worker):
+            return worker.do_all() if options.resident else worker.do_one(options.order)
     except Preempted:
         return ExitCode.PREEMPTED
 
@@ -92,6 +94,11 @@ class Worker:
         if not code:
             self.pipe.emit(OrderDone())
         return code
+
+    def close(self) -> None:
+        """End what else has been started to serve the model."""
+        if self._session is not None:
+            self._session.vacate()
 
     def give_up(
         self, code: int = ExitCode.PREEMPTED, reason: str = "Preempted", message: str = "stopped by a signal"
@@ -145,6 +152,7 @@ class Worker:
 
     def _session_for(self, uri: str) -> ModelSession:
         if self._session is None or self._session.uri != uri:
+            self.close()
             self._session = None  # the old model leaves memory before the new one comes
             self._session = ModelSession(
                 uri, self.cache, on_load=lambda seconds: self.pipe.emit(ModelLoaded(seconds=round(seconds, 3)))

@@ -43,6 +43,7 @@ class LLM:
             sys.stderr.write("CUDA error: device-side assert\n")
             os._exit(3)
         self._models: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
 
     def generate(self, *args: Any, **given: Any) -> list[Any]:
         bound = signature(RECORDED["methods"]["LLM.generate"]).bind(*args, **given)
@@ -51,11 +52,20 @@ class LLM:
         if MISHAP == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         lora: LoRARequest | None = bound.arguments["lora_request"]
-        if lora and not self._given["enable_lora"]:
-            raise ValueError("LoRA is not enabled")
+        if lora:
+            self._check(lora.given)
         _tell("generate", {"rows": len(bound.arguments["prompts"]), "lora": lora and lora.given})
         rows = zip(bound.arguments["prompts"], bound.arguments["sampling_params"], strict=True)
         return [self._row(prompt, settings.given, lora) for prompt, settings in rows]
+
+    def _check(self, lora: dict[str, Any]) -> None:
+        if not self._given["enable_lora"]:
+            raise ValueError("LoRA is not enabled")
+        rank = json.loads((Path(lora["lora_path"]) / "adapter_config.json").read_bytes())["r"]
+        if rank > self._given["max_lora_rank"]:
+            raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {self._given['max_lora_rank']}")
+        if self._names.setdefault(lora["lora_int_id"], lora["lora_name"]) != lora["lora_name"]:
+            raise ValueError("the number of another adapter")
 
     def _row(self, prompt: Any, settings: Any, lora: LoRARequest | None) -> Any:
         from row_by_row import continuation, read_model
