@@ -13,7 +13,7 @@ from typing import ClassVar
 from simulated import OUTPUTS, PREPARED
 
 from evolution.plan.manifest import Artifact, Manifest, Timings
-from evolution.plan.order import Order, OrderStage
+from evolution.plan.order import Compute, Order, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint, sha256
 from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
 from evolution.store.artifacts import Artifacts
@@ -39,9 +39,13 @@ class Invention:
     """How many of the questions the model answers right: the first ones."""
     fails: Callable[[OrderStage], str] = lambda stage: ""  # noqa: ARG005
     """Message of the failure of a stage, empty for none."""
+    warns: Callable[[OrderStage], list[str]] = lambda stage: []  # noqa: ARG005
+    """Warnings in the manifest of a stage."""
     workers: int = 0
     done: list[str] = field(default_factory=list)
     """Fingerprints of the stages that were computed, in order."""
+    computed: list[Compute] = field(default_factory=list)
+    """How the orders were to be computed."""
     adapters: dict[str, Trained] = field(default_factory=dict)
     """By digest."""
 
@@ -56,6 +60,7 @@ class InventedWorker:
 
     def execute(self, order: Order) -> Iterator[Event]:
         artifacts = Artifacts(open_store(order.store), Path(tempfile.gettempdir()))
+        self.invention.computed.append(order.compute)
         for stage in order.stages:
             if message := self.invention.fails(stage):
                 self._code = ExitCode.BAD_INPUT
@@ -97,6 +102,7 @@ class InventedWorker:
             outputs=outputs,
             metrics=metrics,
             timings=Timings(total=1.0, work=1.0),
+            warnings=self.invention.warns(stage),
         )
 
 

@@ -12,8 +12,19 @@ import typer
 from rich.console import Console
 
 from evolution.api.errors import FieldError, InvalidRun
+from evolution.api.runtime import EngineSettings
 from evolution.cli.comparing import Comparing, run_name
-from evolution.cli.options import Json, RunFile, Store, console, errors, warn
+from evolution.cli.options import (
+    Endpoint,
+    Engine,
+    Json,
+    RunFile,
+    Store,
+    console,
+    engine_settings,
+    errors,
+    warn,
+)
 from evolution.cli.run import INTERRUPTED
 from evolution.compare.arms import BUILT_IN, Arm, Member, built_in_arm, members, parse_arm
 from evolution.compare.fairness import warnings
@@ -61,6 +72,8 @@ def compare(
         str, typer.Option(metavar="NAME", help="Arm that the others are compared with. Default: the first.")
     ] = "",
     store: Store = None,
+    engine: Engine = "Transformers",
+    endpoint: Endpoint = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run.")] = False,
     as_json_: Json = False,
 ) -> None:
@@ -69,6 +82,7 @@ def compare(
     What arms have in common is done once. Interrupted or repeated, it goes on where it was.
     """
     told = errors if as_json_ else console
+    settings = engine_settings(engine, endpoint)
     base = open_run(file, store)
     chosen = [built_in_arm(name.strip()) for name in arms.split(",") if name.strip()]
     chosen += [parse_arm(text) for text in arm or ()]
@@ -81,7 +95,7 @@ def compare(
     _say_what_runs(file, chosen, graphs, told)
     if dry_run:
         return
-    unfinished = _run_all(runs, graphs, told)
+    unfinished = _run_all(runs, graphs, settings, told)
     result = _result(runs, reference, base)
     if as_json_:
         failures = {run_name(key): ended.why for key, ended in unfinished.items()}
@@ -137,13 +151,13 @@ def _say_what_runs(file: Path, arms: list[Arm], graphs: Mapping[Key, Graph], tol
     told.print(amount_line(amount(graphs.values()), len(arms), len(graphs) // len(arms)), markup=False)
 
 
-def _run_all(runs: Runs, graphs: dict[Key, Graph], told: Console) -> dict[Key, Ended]:
+def _run_all(runs: Runs, graphs: dict[Key, Graph], engine: EngineSettings, told: Console) -> dict[Key, Ended]:
     """Do every run; those that did not complete, and why."""
     unfinished: dict[Key, Ended] = {}
     audience = Comparing(graphs, told)
     audience.start()
     try:
-        with Series() as series:
+        with Series(engine) as series:
             for key, run in runs.items():
                 audience.now = key
                 started = time.monotonic()

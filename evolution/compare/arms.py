@@ -115,7 +115,10 @@ def members(file: Path, arms: Sequence[Arm], seeds: Sequence[int]) -> list[Membe
             "arms",
             [FieldError("", f"a comparison needs two or more: --arms {known} are built in, --arm NAME=FIELD=VALUE")],
         )
-    seeds = seeds or [document["spec"].get("seed", 0)]
+    spec = run_from_object(document).spec
+    # As the file and its preset have it: an arm of another preset would be scored otherwise.
+    document["spec"]["evaluation"] = spec.evaluation.model_dump(mode="json", by_alias=True)
+    seeds = seeds or [spec.seed]
     if len(set(seeds)) < len(seeds):
         raise InvalidRun("seeds", [FieldError("", f"{', '.join(map(str, seeds))}: one is given twice")])
     return [Member(arm.name, seed, _run(document, arm, seed, file)) for seed in seeds for arm in arms]

@@ -1,6 +1,7 @@
 """Carrying a plan out on this machine: decide, do the most urgent stage, decide again."""
 
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,6 +47,8 @@ class Runner:
     gpu_seconds: float = 0.0
     worker: Worker | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
+    told: set[str] = field(default_factory=set)
+    """Warnings of stages so far, without their numbers: each is told once, the report has them all."""
     mlflow_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", ""))
 
     def run(self) -> Plan:
@@ -150,7 +153,10 @@ class Runner:
         if not event.adopted:
             self.gpu_seconds += manifest.timings.total * manifest.timings.gpus
         for warning in manifest.warnings:
-            self.audience.warned(f"{event.stage}: {warning}")
+            kind = re.sub(r"\d+", "", warning)
+            if kind not in self.told:
+                self.told.add(kind)
+                self.audience.warned(f"{event.stage}: {warning}")
 
     def _failed(self, stage: Stage, failed: Failed) -> None:
         assert stage.fingerprint is not None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from evolution.api.runtime import EngineSettings
 from evolution.decide import Plan
 from evolution.local.places import StoredRun
 from evolution.local.runner import Audience, Runner
@@ -15,9 +16,12 @@ from evolution.plan.graph import Graph
 class Series:
     """Does runs to their end; ends the worker when it is left."""
 
+    engine: EngineSettings = field(default_factory=EngineSettings)
     worker: Worker | None = None
     given_up: dict[str, str] = field(default_factory=dict)
     """Recipes of stages that failed for good, and the run in which they did."""
+    told: set[str] = field(default_factory=set)
+    """Warnings of stages of any run."""
 
     def __enter__(self) -> Self:
         return self
@@ -37,7 +41,7 @@ class Series:
 
     def run(self, local: StoredRun, audience: Audience) -> Plan:
         """Work until nothing of this run is left to do; see `Runner.work`."""
-        runner = Runner(local, audience, worker=self.worker)
+        runner = Runner(local, audience, worker=self.worker, engine=self.engine, told=self.told)
         try:
             plan = runner.work()
         finally:

@@ -209,6 +209,22 @@ def test_a_dry_run_says_what_each_arm_sets_and_computes_nothing(desk: Desk) -> N
     assert desk.invention.done == []
 
 
+def test_what_writes_the_text_is_chosen_as_for_a_run(desk: Desk) -> None:
+    assert desk.compare("--arms", "None,All", "--engine", "openai", "--endpoint", "http://host:8000/v1") == 0
+    assert {(c.engine, c.endpoint) for c in desk.invention.computed} == {("OpenAI", "http://host:8000/v1")}
+    assert desk.compare("--arms", "None,All", "--engine", "OpenAI", "--dry-run") == 2
+    assert "engine OpenAI asks a server" in desk.err
+
+
+def test_a_warning_that_many_stages_give_is_told_once(desk: Desk) -> None:
+    desk.invention.warns = lambda stage: (
+        [f"selection.size asks for 60 pairs, {stage.round * 9} can be had"] if stage.kind is Kind.TRAIN else []
+    )
+    assert desk.compare("--arms", "None,Hard,Easy", "--seeds", "1,2") == 0
+    assert desk.out.count("selection.size asks for 60 pairs") == 1
+    assert "warning: none, seed 1: r1-train: selection.size" in desk.out
+
+
 def test_a_wrong_field_is_told_before_anything_is_done(desk: Desk) -> None:
     assert desk.compare("--arms", "None", "--arm", "wide=training.rnk=64") == 40
     assert "arm wide: spec.training.rnk: unknown field; did you mean rank?" in desk.err

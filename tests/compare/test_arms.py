@@ -53,6 +53,13 @@ def test_an_arm_may_take_another_preset_with_all_that_the_file_leaves_open(tmp_p
     assert found["manuals-published-s0"].run.spec.training.rank == 8
 
 
+def test_arms_of_different_presets_are_scored_alike(tmp_path: Path) -> None:
+    found = planned(run_file(tmp_path), "file", "published=preset=Reference")
+    ours, published = (found[f"manuals-{arm}-s0"].run.spec for arm in ("file", "published"))
+    assert published.evaluation == ours.evaluation
+    assert published.gate_metric == ours.gate_metric
+
+
 def test_the_built_in_arms_are_the_strategies_and_the_focuses(tmp_path: Path) -> None:
     file = run_file(tmp_path, {"selection": {"strategy": "Even"}})
     runs = {m.arm: m.run.spec for m in members(file, [built_in_arm(name) for name in BUILT_IN], [1])}
