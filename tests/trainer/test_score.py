@@ -8,7 +8,8 @@ import torch
 from parity.naive import mean_loss
 from stages import SCORE, Bench, pair
 
-from evolution_trainer import losses, score
+from evolution.plan.stage import SEMANTICS, Kind
+from evolution_trainer import loss_cache, losses, score
 from evolution_trainer.loss_cache import opened_cache
 from evolution_trainer.losses import Losses
 from evolution_trainer.model import ModelSession
@@ -123,6 +124,25 @@ def test_another_models_losses_are_not_taken(bench: Bench, computed: list[int]) 
     bench.do(score, SCORE, pairs=pairs, model="a" * 64)
     before = sum(computed)
     bench.do(score, SCORE, pairs=pairs, model="b" * 64)
+    assert sum(computed) == 2 * before
+
+
+@pytest.mark.parametrize("other", ["processor", "transformers", "meaning"])
+def test_losses_that_were_computed_otherwise_are_not_taken(
+    bench: Bench, computed: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str
+) -> None:
+    """Machines of a cluster may share the folder, and a folder outlives an upgrade."""
+    pairs, model = bench.put(PAIRS[:5]), "a" * 64
+    bench.do(score, SCORE, pairs=pairs, model=model)
+    before = sum(computed)
+    if other == "processor":
+        (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Another 9000\n")
+        monkeypatch.setattr(loss_cache, "CPU_INFO", tmp_path / "cpuinfo")
+    elif other == "transformers":
+        monkeypatch.setattr("transformers.__version__", "6.0")
+    else:
+        monkeypatch.setitem(SEMANTICS, Kind.SCORE, SEMANTICS[Kind.SCORE] + 1)
+    bench.do(score, SCORE, pairs=pairs, model=model)
     assert sum(computed) == 2 * before
 
 

@@ -1,10 +1,12 @@
 """Losses that were computed before, by the content of what was scored: nothing is computed twice on one machine.
 
-A span's key says all that its loss depends on except model and machine; those name the file. Several workers may use
-it at once. It may be deleted at any time, and whatever is wrong with it costs time only.
+A span's key says all that its loss depends on except model, machine and program; those name the file. Several workers
+may use it at once, of several machines where they share the folder. It may be deleted at any time, and whatever is
+wrong with it costs time only.
 """
 
 import platform
+import re
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -12,12 +14,14 @@ from math import isfinite
 from pathlib import Path
 
 import torch
+import transformers
 
-from evolution.plan.stage import canonical_json, sha256
+from evolution.plan.stage import SEMANTICS, Kind, canonical_json, sha256
 from evolution_trainer.rows import windows
 
 AT_ONCE = 500
 """Keys of one query."""
+CPU_INFO = Path("/proc/cpuinfo")
 PATIENCE = 5.0
 """Seconds to wait for another worker that is writing."""
 
@@ -68,10 +72,19 @@ def opened_cache(own: Path, shared: Path | None) -> Iterator[LossCache]:
 
 def file_name(model: str, device: torch.device) -> str:
     """Of the losses under the model with that digest on this machine, to the last bit."""
-    processor = platform.processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    processor = _processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
     capability = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
-    threads = torch.get_num_threads()
-    return sha256(canonical_json([model, torch.__version__, device.type, processor, capability, threads])) + ".sqlite3"
+    machine = [device.type, processor, capability, torch.get_num_threads()]
+    program = [SEMANTICS[Kind.SCORE], torch.__version__, transformers.__version__]
+    return sha256(canonical_json([model, machine, program])) + ".sqlite3"
+
+
+def _processor() -> str:
+    """Its model. `platform.processor` does not know it on Linux."""
+    with suppress(OSError):
+        if found := re.search(r"^model name\s*:\s*(.*)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE):
+            return found[1]
+    return platform.processor()
 
 
 def _opened(path: Path) -> sqlite3.Connection:
