@@ -54,6 +54,14 @@ def stand_in(tmp_path: Path, session: ModelSession, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
+def own(tiny_model: Path, tmp_path: Path) -> Iterator[ModelSession]:
+    """Of this test alone, not read yet."""
+    session = ModelSession(str(tiny_model), tmp_path)
+    yield session
+    session.vacate()
+
+
+@pytest.fixture
 def prompts(session: ModelSession) -> list[list[int]]:
     """Of many lengths; the last one leaves room for five tokens."""
     whole = [session.chat.prompt(question) for question in QUESTIONS]
@@ -126,6 +134,7 @@ def train(session: ModelSession, quantization: Quantization) -> None:
         pass
 
 
+@pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     "need",
     [
@@ -136,35 +145,31 @@ def train(session: ModelSession, quantization: Quantization) -> None:
     ],
     ids=["training", "training on 4-bit weights", "scoring", "another model"],
 )
-@pytest.mark.usefixtures("stand_in")
 def test_it_leaves_before_something_else_uses_the_gpu(
-    tiny_model: Path, tmp_path: Path, need: Callable[[ModelSession], object]
+    own: ModelSession, need: Callable[[ModelSession], object]
 ) -> None:
-    session = ModelSession(str(tiny_model), tmp_path)
-    with opened_engine(session, VLLM, None):
+    with opened_engine(own, VLLM, None):
         pass
     assert len(children()) == 1
     with suppress(StageFailed):  # 4-bit weights need a package of their own
-        need(session)
+        need(own)
     assert children() == []
 
 
 def test_another_takes_its_place_where_it_has_too_little_room_or_died(
-    tiny_model: Path, tmp_path: Path, lora: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
+    own: ModelSession, lora: Path, stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_engine, "UNSEEN", 1)
-    session = ModelSession(str(tiny_model), tmp_path)
     for adapter in (None, lora, None, lora):
-        with opened_engine(session, VLLM, adapter):
+        with opened_engine(own, VLLM, adapter):
             pass
     assert [llm["max_lora_rank"] for llm in calls(stand_in, "LLM")] == [1, 8]
     (child,) = children()
     child.kill()
     child.wait()
-    with opened_engine(session, VLLM, None):
+    with opened_engine(own, VLLM, None):
         assert len(children()) == 1
     assert [llm["max_lora_rank"] for llm in calls(stand_in, "LLM")] == [1, 8, 8]
-    session.vacate()
 
 
 @pytest.mark.usefixtures("stand_in")
