@@ -3,19 +3,20 @@
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from row_by_row import continuation, read_model
+from stages import EVALUATE, Bench
 from transformers import AutoTokenizer
 from vllm_names import check_fields
 
 from evolution.plan.order import Compute
 from evolution.plan.worker import ExitCode
-from evolution_trainer import endpoint
+from evolution_trainer import endpoint, evaluate
 from evolution_trainer.engine import Engine, opened_engine
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
@@ -272,6 +273,15 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_told(
         pass
     assert failed.value.code == ExitCode.BAD_SPEC
     assert key not in str(failed.value)
+
+
+def test_what_a_server_computes_is_not_counted_as_the_worker_s_operations(bench: Bench, server: Server) -> None:
+    items = bench.put([{"id": "1", "question": "What is 7?", "answer": "seven"}])
+    stage = replace(bench.stage(EVALUATE, items=items), compute=asking(server))
+    assert stage.session.base is not None  # read by a stage before
+    evaluate.run(stage)
+    assert stage.usage.tokens_out > 0
+    assert stage.usage.flops == 0
 
 
 def test_a_refused_completion_ends_the_stage_with_what_the_server_says(session: ModelSession, server: Server) -> None:

@@ -133,5 +133,5 @@ def count_usage(stage: StageRun, prompts: Iterable[list[int]], replies: Iterable
     read, written = sum(map(len, prompts)), sum(reply.tokens for reply in replies)
     stage.usage.tokens_in += read
     stage.usage.tokens_out += written
-    if "base" in vars(stage.session):
+    if stage.compute.engine == "Transformers":
         stage.usage.flops += 2.0 * stage.session.base.num_parameters() * (read + written)
