@@ -129,6 +129,13 @@ def test_a_document_that_has_its_pairs_is_asked_no_further_and_a_barren_one_up_t
     assert script.count("answer") == script.count("memory") == 1 + len(VALVE_QUESTIONS)
 
 
+def test_scratch_does_not_grow_with_the_waves(bench: Bench, script: Script) -> None:
+    script.memory = dict(FACTS)
+    stage = bench.stage({**CHOOSING, "candidates": 8}, documents=bench.put([PUMP, VALVE]), rests=bench.put([]))
+    generate.run(stage)
+    assert len(list(stage.scratch.glob("known*"))) == 1
+
+
 def test_every_wave_asks_as_much_as_all_before_it() -> None:
     choice = Choice(rules="Default", questions_per_document=3, candidates=7, focus="Novel")
     assert [list(wave) for wave in waves(choice)] == [

@@ -87,6 +87,7 @@ class Asking:
             for document, state in self._joined(known):
                 step.settle(document, state, list(islice(replies, step.count(state))))
                 out(state)
+        known.unlink()
         return self.stage.scratch / f"known-{name}.jsonl"
 
     def _joined(self, known: Path) -> Iterator[tuple[Row, Row]]:
