@@ -4,8 +4,11 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,7 +21,7 @@ from worker_process import Workshop, order_stage
 from evolution.plan.order import Compute
 from evolution.plan.stage import Kind, canonical_json
 from evolution.plan.worker import Failed, Progress, parse_event
-from evolution_trainer import train
+from evolution_trainer import ranks, train
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.fit import processes
 
@@ -48,11 +51,49 @@ def interrupted(bench: Bench, what: int) -> StageFailed:
             _set_pg_timeout(timedelta(seconds=3))  # in place of half an hour
             os.kill(other.pid, what)
 
+    scratch = bench.folder / "a folder, größer"
+    scratch.mkdir()
     with pytest.raises(StageFailed) as failure:
-        train.run(replace(stage, compute=Compute(processes=2), progress=progress))
+        train.run(replace(stage, compute=Compute(processes=2), progress=progress, scratch=scratch))
     assert multiprocessing.active_children() == []
     assert "RANK" not in os.environ
     return failure.value
+
+
+class Other:
+    """A process that ends while it is waited for, and who asked how it ended."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.sentinel, self._end = os.pipe()
+        self.asked = threading.Event()
+        self._waited_for = False
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._waited_for = True
+        os.write(self._end, b".")
+        self.asked.wait(0.3)
+
+    @property
+    def exitcode(self) -> int | None:
+        if self._waited_for and threading.current_thread() is not threading.main_thread():
+            self.asked.set()
+        return 0 if self._waited_for else None
+
+
+def test_only_who_waits_for_a_process_asks_how_it_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Other()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=lambda **_: other))
+    monkeypatch.setattr(ranks, "_group", lambda *_: nullcontext())
+    plan: Any = SimpleNamespace(scratch=bench.folder, processes=2)
+    with ranks.Ranks(bench.session, plan) as both:
+        both.ended()
+    assert not other.asked.is_set(), "of two that ask, the system tells one nothing: the process would seem lost"
 
 
 @pytest.mark.slow

@@ -47,7 +47,8 @@ class Task:
     model: Path
     """Verified by the first process."""
     cache: Path
-    meeting: str
+    meeting: Path
+    """File over which they find each other."""
     threads: int
     silence: float
 
@@ -56,12 +57,13 @@ class Ranks:
     """The other processes, from the start of a `with` block to its end."""
 
     def __init__(self, session: ModelSession, plan: "Plan") -> None:
-        meeting = (plan.scratch / f"meeting-{uuid.uuid4().hex}").as_uri()
+        meeting = plan.scratch / f"meeting-{uuid.uuid4().hex}"
         threads = max(1, torch.get_num_threads() // plan.processes)
         self._task = Task(plan, session.folder, session.cache, meeting, threads, SILENCE)
         self._device = session.device
         self._others: list[BaseProcess] = []
         self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="ranks", daemon=True)
 
     def __enter__(self) -> Self:
         spawning = multiprocessing.get_context("spawn")
@@ -69,7 +71,7 @@ class Ranks:
             other = spawning.Process(target=_be, args=(self._task, rank), name=f"rank-{rank}", daemon=True)
             other.start()
             self._others.append(other)
-        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+        self._watcher.start()
         self._group = _group(self._task, 0, self._device)
         try:
             self._group.__enter__()
@@ -80,14 +82,14 @@ class Ranks:
 
     def ended(self) -> None:
         """All steps are done: see that the others came to their end as well."""
-        self._over.set()
+        self._watch_no_more()
         for rank, other in enumerate(self._others, 1):
             other.join(SORROW)
             if other.exitcode != 0:
                 raise self._lost(rank, other)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._over.set()
+        self._watch_no_more()
         lost: Exception | None = None
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             # Most likely what the loss of another looks like from here.
@@ -115,10 +117,14 @@ class Ranks:
             return StageFailed("ProcessLost", f"{name} was killed by signal {-code}", 128 - code)
         return StageFailed("ProcessLost", f"{name} ended with exit code {code}; the worker's log says why", 1)
 
+    def _watch_no_more(self) -> None:
+        # Where two threads ask at once how a process ended, the system tells one of them, and the other nothing.
+        self._over.set()
+        self._watcher.join()
+
     def _watch(self) -> None:
         """Where the loss of another leaves this process waiting in vain."""
-        while not self._over.is_set():
-            wait([other.sentinel for other in self._others], timeout=1.0)
+        while not self._over.wait(1.0):
             for rank, other in enumerate(self._others, 1):
                 if other.exitcode and not self._over.wait(SORROW):
                     lost = self._lost(rank, other)
@@ -135,14 +141,12 @@ def _group(task: Task, rank: int, device: torch.device) -> Iterator[None]:
     os.environ |= environment
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(task.threads)
+    silence = timedelta(seconds=task.silence)
     try:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=task.meeting,
-            rank=rank,
-            world_size=count,
-            timeout=timedelta(seconds=task.silence),
-        )
+        meeting = dist.FileStore(str(task.meeting), count)
+        meeting.set_timeout(silence)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=meeting, rank=rank, world_size=count, timeout=silence)
         yield
     finally:
         if dist.is_initialized():
