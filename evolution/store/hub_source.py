@@ -19,6 +19,7 @@ from evolution.store.base import StoreUnavailable
 from evolution.store.digests import digest_of
 from evolution.store.hub_errors import explained
 from evolution.store.hub_progress import progress_bar
+from evolution.store.hub_requests import see_that_requests_end
 from evolution.store.source_files import OnProgress, SourceUnusable, linked, see_that_it_fits, turn
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
@@ -48,6 +49,7 @@ def fetch(uri: str, cache: Path, progress: OnProgress) -> Path:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
         raise SourceUnusable(f"{uri}: needs huggingface_hub, which comes with evolution[trainer]") from error
+    see_that_requests_end()
     commit = _Commit(uri, location)
     damaged: list[str] = []
     for _ in range(ATTEMPTS):

@@ -119,6 +119,11 @@ def test_a_broken_download_is_taken_up_where_it_broke(model: Machine) -> None:
     assert then.startswith("model.safetensors bytes=10")
 
 
+def test_a_listing_that_does_not_come_is_given_up_and_asked_for_again(model: Machine) -> None:
+    model.hub.silent = 1
+    assert names(model.fetched(URI, HF_HUB_DOWNLOAD_TIMEOUT="1")) == USED
+
+
 def test_files_that_were_complete_when_a_download_failed_are_not_downloaded_again(model: Machine) -> None:
     model.hub.cut_downloads = 1_000
     assert model.fetch(URI)["error"] == "StoreUnavailable"
