@@ -210,6 +210,24 @@ def test_where_memory_runs_out_half_as_much_is_computed_at_once_from_the_newest_
     )
 
 
+def test_where_a_batch_is_far_from_the_budget_the_next_attempt_computes_less_all_the_same(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course.bench.session, "halvings", 0)
+    rows_at_once: list[int] = []
+    forward = course.bench.session.base.forward
+
+    def short_of_memory(*args: Any, **kwargs: Any) -> Any:
+        rows_at_once.append(len(kwargs["input_ids"]))
+        if rows_at_once[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(course.bench.session.base, "forward", short_of_memory)
+    course.finished()
+    assert rows_at_once[:2] == [4, 2]
+
+
 def test_recomputing_activations_gives_the_same_losses(course: Course) -> None:
     whole = course.finished()
     again = Course(course.bench, compute=Compute(gradient_checkpointing=True))

@@ -79,8 +79,8 @@ def fit(
         gradient_checkpointing=compute.gradient_checkpointing,
     )
     saved = TrainingCheckpoints(checkpoints, {name: version(name) for name in LIBRARIES}) if checkpoints else None
+    share = parameters.batch_size // plan.processes
     while True:
-        share = parameters.batch_size // plan.processes
         rows = rows_at_once(session.budget(TOKEN_BUDGET), share, batches.rows)
         resumed = scratch / "resumed"
         plan = replace(plan, rows_at_once=rows, resumed=resumed if saved and saved.restore(resumed) else None)
@@ -91,7 +91,9 @@ def fit(
                 raise
             if rows == 1:
                 raise MemoryError(str(error)) from error
-        session.halve_budget()
+        # A batch far below the budget would only be tried again as it was.
+        while rows_at_once(session.budget(TOKEN_BUDGET), share, batches.rows) == rows:
+            session.halve_budget()
 
 
 def _fit(
