@@ -45,6 +45,22 @@ def test_what_is_not_on_a_mounted_claim_is_refused(tmp_path: Path, uri: str, sai
         local_copy(uri, tmp_path)
 
 
+@pytest.mark.parametrize("uri", ["pvc://models/qwen", "pvc://models/qwen/deep/secret.txt", "pvc://models/qwen/deep"])
+def test_links_that_lead_out_of_a_claim_are_refused(claims: Path, uri: str) -> None:
+    (claims / "secret.txt").write_text("of the worker")
+    (claims / "models" / "qwen" / "deep").mkdir()
+    (claims / "models" / "qwen" / "deep" / "secret.txt").symlink_to(claims / "secret.txt")
+    with pytest.raises(SourceUnusable, match=r"secret\.txt is a link to .*, which lies outside of the claim models"):
+        local_copy(uri, claims / "cache")
+
+
+def test_links_within_a_claim_are_followed(claims: Path) -> None:
+    (claims / "models" / "newest").symlink_to("qwen")
+    (claims / "models" / "circle").symlink_to("circle")
+    assert (local_copy("pvc://models/newest", claims / "cache") / "config.json").read_text() == "{}"
+    assert local_copy("pvc://models", claims / "cache") == claims / "models"
+
+
 def test_on_a_laptop_the_way_to_the_folder_itself_is_told(tmp_path: Path) -> None:
     with pytest.raises(SourceUnusable, match="on this machine name the folder itself, as in file:///folder"):
         local_copy("pvc://models/qwen", tmp_path)

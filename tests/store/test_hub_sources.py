@@ -188,6 +188,14 @@ def test_a_hub_that_does_not_answer_is_tried_again_and_one_that_must_not_be_aske
     assert model.hub.requests == []
 
 
+def test_names_that_lead_out_of_a_commit_are_refused(data: Machine) -> None:
+    data.hub.files["manuals/../../escaped.md"] = b"elsewhere"
+    answer = data.fetch(f"{DATA_URI}/manuals")
+    assert answer["error"] == "SourceUnusable", answer
+    assert "'manuals/../../escaped.md'" in answer["message"]
+    assert list(data.folder.rglob("escaped.md")) == []
+
+
 def test_what_cannot_be_used_is_refused_before_it_is_downloaded(model: Machine) -> None:
     del model.hub.files["model.safetensors"]
     pickled = model.fetch(URI)
