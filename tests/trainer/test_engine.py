@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from row_by_row import continuation
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from evolution_trainer import transformers_engine
 from evolution_trainer.decoding import can_join
-from evolution_trainer.engine import Reply
+from evolution_trainer.engine import Reply, read_reply
 from evolution_trainer.model import ModelSession
 from evolution_trainer.sampling import pick
 from evolution_trainer.transformers_engine import TransformersEngine
@@ -170,6 +172,32 @@ def test_a_model_with_a_sliding_window_writes_what_it_writes_row_by_row(
         one_by_one = replies(sliding, 1, monkeypatch, **settings)
         assert one_by_one == replies(sliding, 400, monkeypatch, **settings)
         assert len({reply.text for reply in one_by_one}) > 5
+
+
+@pytest.mark.parametrize("longest", [20, 60])
+def test_a_model_that_turns_long_rows_by_other_angles_writes_what_it_writes_row_by_row(
+    session: ModelSession, longest: int
+) -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=session.config.vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=session.window,
+        original_max_position_embeddings=32,
+        rope_parameters=rope,
+        pad_token_id=session.pad_token,
+        initializer_range=0.3,
+    )
+    model = Phi3ForCausalLM(config).eval()
+    prompts = [[7 + (n * k) % 50 for k in range(n)] for n in (5, 9, 28, longest)]
+    engine = TransformersEngine(session, model)
+    together = engine.generate(prompts, [0] * 4, temperature=0.0, top_p=1.0, max_tokens=8)
+    settings = {"temperature": 0.0, "top_p": 1.0, "max_tokens": 8, "stop_token_ids": session.end_tokens}
+    assert together == [read_reply(session, continuation(model, prompt, 0, **settings)) for prompt in prompts]
 
 
 def test_the_nucleus_is_the_likeliest_tokens_that_reach_top_p() -> None:

@@ -4,6 +4,7 @@ All rows end in the same column; what is shorter is padded on its left, in the k
 tokens a row can leave (its line is taken out) and another can join (a line is put in).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,14 @@ def can_join(model: Any) -> bool:
     """
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) is DynamicLayer for layer in layers) and bool(model._supports_attention_backend)
+
+
+def longest_together(model: Any) -> float:
+    """Columns up to which a row may be beside others: LongRoPE turns all rows of a batch by the angles that the longest
+    needs, and what was read before it became that long has to be read again.
+    """
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return float(rope["original_max_position_embeddings"]) if rope.get("rope_type") == "longrope" else math.inf
 
 
 @dataclass

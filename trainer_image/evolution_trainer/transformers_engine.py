@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
-from evolution_trainer.decoding import Batch, Row, can_join, joined, padded
+from evolution_trainer.decoding import Batch, Row, can_join, joined, longest_together, padded
 from evolution_trainer.engine import Reply, read_reply
 from evolution_trainer.memory import out_of_memory
 from evolution_trainer.model import ModelSession
@@ -71,8 +71,9 @@ class _Work:
         self._session, self._model = session, model
         self._prompts, self._seeds = prompts, seeds
         self._temperature, self._top_p, self._max_tokens = temperature, top_p, max_tokens
-        self._joining = can_join(model)
         self._queue = [self._row(i) for i in by_family(prompts)]
+        self._longest_together = longest_together(model)
+        self._joining = can_join(model) and all(row.need <= self._longest_together for row in self._queue)
         self._under_way: list[Row] = []
         self._batch: Batch | None = None
 
@@ -131,13 +132,13 @@ class _Work:
         count, need = 1, first.need
         for row in self._queue[1:]:
             need = max(need, row.need)
-            if row.room != first.room or (count + 1) * need > budget:
+            if row.room != first.room or need > self._longest_together or (count + 1) * need > budget:
                 break
             count += 1
         return count
 
     def _write_block(self, rows: list[Row]) -> list[Row]:
-        """All tokens for rows that start and end together, for models that `can_join` knows nothing of."""
+        """All tokens for rows that start and end together, where none may join."""
         tokens, mask = padded([row.prompt for row in rows], self._model.device)
         sampling = SeededSampling([row.stream for row in rows], self._temperature, self._top_p)
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
