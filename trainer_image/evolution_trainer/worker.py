@@ -67,7 +67,7 @@ class Worker:
     """Its surroundings tell its order; it waits for a store that is away, and people read what it says."""
     _session: ModelSession | None = None
     _execution: Execution | None = None
-    _told: bool = False
+    _told: Failed | None = None
 
     def __post_init__(self) -> None:
         self.scratch = Scratch(self.cache)
@@ -104,9 +104,8 @@ class Worker:
         self, code: int = ExitCode.PREEMPTED, reason: str = "Preempted", message: str = "stopped by a signal"
     ) -> None:
         """End the process from whichever thread: after a signal, or for another reason that the main thread misses."""
+        code = self._failed(code, reason, message)  # before the main thread misses its files, and calls that a failure
         self.scratch.remove()
-        if not self._told:
-            self._failed(code, reason, message)
         os._exit(code)
 
     def do(self, order: bytes) -> int:
@@ -135,11 +134,13 @@ class Worker:
         return ExitCode.COMMITTED
 
     def _failed(self, code: int, reason: str, message: str, artifact: str = "") -> int:
+        """Tell what ends this process, once; the exit code of what was told first."""
+        if self._told is not None:
+            return self._told.code
         stage = self._execution.stage if self._execution else ""
-        failed = Failed(stage=stage, code=code, reason=reason, message=message, artifact=artifact)
+        self._told = failed = Failed(stage=stage, code=code, reason=reason, message=message, artifact=artifact)
         self.pipe.emit(failed)
         pod.leave_message(failed)
-        self._told = True
         return code
 
     def _do(self, order: Order) -> None:
