@@ -151,6 +151,30 @@ def test_a_training_that_was_interrupted_goes_on_with_its_mlflow_run(bench: Benc
     assert len({run["identity"] for run in server.runs}) == 2
 
 
+class Killed(BaseException):
+    """What ends a process leaves no time for anything."""
+
+
+def test_no_step_is_missing_where_a_worker_was_killed_and_the_next_went_on(
+    bench: Bench, server: TrackingServer
+) -> None:
+    compute = Compute(reporters=("MLflow", "TensorBoard"), mlflow_uri=server.url)
+    stage = replace(bench.stage(TRAIN, pairs=bench.put(PAIRS)), compute=compute, run="telecom-1a2b3c4d")
+    every_step = replace(stage, checkpoints=replace(stage.checkpoints, interval=0.0))
+
+    def killed(phase: str, done: int, total: int, note: str = "") -> None:  # noqa: ARG001
+        if done == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.run(replace(every_step, progress=killed))
+    train.run(replace(every_step, scratch=bench.stage(TRAIN).scratch))
+    told = events(bench.folder / "store" / "runs" / "telecom-1a2b3c4d" / "tensorboard" / "r1")
+    assert [step for step, _ in scalars(told, "train/loss")] == [1, 2, 3]
+    [run] = server.runs
+    assert [step for name, step, _ in run["metrics"] if name == "loss"] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("path", ["experiments/search", "runs/create", "runs/log-batch", "runs/update"])
 def test_a_server_that_refuses_is_a_warning_with_what_it_says(bench: Bench, server: TrackingServer, path: str) -> None:
     server.refuses = path

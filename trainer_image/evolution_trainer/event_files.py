@@ -43,6 +43,9 @@ class EventFiles:
         if time.monotonic() - self._uploaded >= SECONDS:
             self._upload()
 
+    def saved(self) -> None:
+        self._upload()
+
     def end(self, metrics: Mapping[str, float]) -> None:
         self._write(int(metrics.get("steps", 0)), {f"round/{name}": value for name, value in metrics.items()})
         self._close()

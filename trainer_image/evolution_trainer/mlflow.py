@@ -55,6 +55,9 @@ class MLflowRun:
         if time.monotonic() - self._sent >= SECONDS or len(self._waiting) > AT_ONCE - 10:
             self._send()
 
+    def saved(self) -> None:
+        self._send()
+
     def end(self, metrics: Mapping[str, float]) -> None:
         self.begin(0)
         self._note(int(metrics.get("steps", 0)), {f"round.{name}": value for name, value in metrics.items()})

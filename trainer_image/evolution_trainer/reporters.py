@@ -25,6 +25,10 @@ class Sink(Protocol):
 
     def step(self, step: int, values: Mapping[str, float]) -> None: ...
 
+    def saved(self) -> None:
+        """The steps so far are in a checkpoint: who goes on from there tells nothing of them."""
+        ...
+
     def end(self, metrics: Mapping[str, float]) -> None: ...
 
 
@@ -44,6 +48,9 @@ class Reporting(TrainerCallback):
         if "loss" in logs:
             values = {"loss": float(logs["loss"]), "learningRate": float(logs["learning_rate"])}
             self._tell(lambda sink: sink.step(state.global_step, values))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        self._tell(lambda sink: sink.saved())
 
     def finished(self, metrics: Mapping[str, JsonValue]) -> list[str]:
         """The training is done, with these metrics in its manifest; what people should know of the reporters."""
