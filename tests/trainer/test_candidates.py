@@ -10,7 +10,7 @@ from small_run import QUICKSTART
 from stages import GENERATE, TRAIN, Bench, Done
 
 from evolution_trainer import generate, train
-from evolution_trainer.candidates import Choice, same_answer, waves
+from evolution_trainer.candidates import Choice, waves
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted
@@ -212,6 +212,21 @@ def test_the_learner_is_asked_without_the_document_and_the_writer_writes(
     assert script.adapters == [folder]
 
 
+def test_answers_are_not_taken_over_where_the_questions_have_become_others(bench: Bench, script: Script) -> None:
+    """On a GPU the model may ask something else when what it asked was lost."""
+    stage = bench.stage({**CHOOSING, "focus": "Any"}, documents=bench.put([PUMP]))
+    stage.checkpoints.interval = 0.0
+    generate.run(stage)
+    store = bench.artifacts.store
+    lost = [found.key for found in store.list(stage.checkpoints.prefix) if "/question" in found.key]
+    for key in lost:
+        store.delete(key)
+    script.questions = lambda *_: "What colour is Varo?"
+    [pair] = choose(bench, PUMP, focus="Any").rows("pairs")
+    assert lost
+    assert (pair["question"], pair["answer"]) == ("What colour is Varo?", "green")
+
+
 class Killed(Exception):
     """Nothing is saved on the way out."""
 
@@ -244,26 +259,6 @@ def test_an_interrupted_worker_goes_on_at_the_row(
         name: whole.digest(name) for name in whole.result.outputs
     }
     assert done.metrics == whole.metrics
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("Green.", "green", True),
-        ("12 kg", "21 kg", False),
-        ("It stands in the hall of Lund.", "It stands in the hall in Lund.", True),
-        ("It stands in the hall of Lund.", "It stands in the hall of Oslo.", False),
-        ("The highest pressure of the pump is 1,200 bar.", "The highest pressure of the pump is 1200 bar", True),
-        ("The highest pressure of the pump is 80 bar.", "The highest pressure of the pump is 90 bar.", False),
-        ("重启设备后清除告警记录", "重启设备后清除告警记录。", True),
-        ("重启设备后清除全部告警记录", "重启设备后再清除告警记录", True),
-        ("温度上限是65摄氏度", "温度上限是45摄氏度", False),
-        ("no idea", "", False),
-    ],
-)
-def test_answers_are_the_same_if_they_are_alike_and_name_the_same_things(one: str, other: str, same: bool) -> None:
-    assert same_answer(one, other, 0.8) is same
-    assert same_answer(other, one, 0.8) is same
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from evolution.store.artifacts import digest_file
 from evolution_trainer.by_document import ByDocument
 from evolution_trainer.candidates import Choice, Chooser, candidate, good, untouched, wants, waves
 from evolution_trainer.clean import clean_answer, clean_question
@@ -82,7 +83,9 @@ class Asking:
 
         requests = (one for document, state in self._joined(known) for one in step.requests(document, state))
         name = f"{step.manner.purpose}-{wave}"
-        replies = read_rows(self.writer.write(name, step.manner, requests, on_done))
+        # Replies of an interrupted worker count only if they follow from the very same: a GPU may have asked others.
+        journal = f"{name}-{digest_file(known)[0][:16]}"
+        replies = read_rows(self.writer.write(journal, step.manner, requests, on_done))
         with self.stage.rows_out(f"known-{name}") as out:
             for document, state in self._joined(known):
                 step.settle(document, state, list(islice(replies, step.count(state))))
