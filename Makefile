@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane crds lint types layering lock clean
+.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane bench-trainer crds lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +45,11 @@ test-tools: setup
 # Some of its parts only: make bench-controlplane PARTS='chains scale'
 bench-controlplane: setup
 	PYTHONPATH=tests $(BIN)/python -m bench.controlplane $(PARTS)
+
+# Training is measured beside TRL, which the extra `bench` brings: make bench-trainer PARTS=training
+bench-trainer: setup
+	for part in $(or $(PARTS),round generation scoring growth); do \
+		PYTHONPATH=tests $(BIN)/python -m bench.trainer.$$part || exit 1; done
 
 crds: setup
 	$(BIN)/python -m evolution.api.crd crds
