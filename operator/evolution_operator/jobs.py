@@ -25,6 +25,7 @@ from evolution_operator.records import (
 LONGEST_NAME = 63
 COMMAND = "evolution-worker"
 CACHE = "/cache"
+SHARED_MEMORY = "/dev/shm"
 SOURCES = "/sources"
 """Folder of the volume claims that a run's sources lie on, each by its name."""
 TERMINATION_MESSAGE = "/dev/termination-log"
@@ -135,6 +136,8 @@ def _pod(
     run: EvolutionRun, runtime: EvolutionRuntimeSpec, batch: Batch, order: Order, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     claims = _claims(run, runtime)
+    # What processes on several GPUs exchange is often more than the 64 MiB that containers have for it.
+    shares = _resources(runtime, batch).gpus > 1
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -152,6 +155,7 @@ def _pod(
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
             {"name": "cache", **_cache(runtime)},
+            *([{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}] if shares else []),
             # Read-only for the whole pod: the kubelet then leaves owners and modes of the files as they are.
             *(
                 {"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
@@ -221,6 +225,7 @@ def _container(
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "cache", "mountPath": CACHE},
+            *([{"name": "shared-memory", "mountPath": SHARED_MEMORY}] if resources.gpus > 1 else []),
             *(
                 {"name": volume, "mountPath": f"{SOURCES}/{claim}", "readOnly": True}
                 for claim, volume in claims.items()

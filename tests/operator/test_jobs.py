@@ -92,6 +92,14 @@ def test_a_worker_gets_gpus_and_memory_of_its_kind_of_stage() -> None:
     assert prepare["resources"]["limits"] == {"cpu": "1", "memory": "2Gi"}
 
 
+@pytest.mark.parametrize(("gpus", "shares"), [(0, False), (1, False), (2, True)])
+def test_processes_on_several_gpus_may_share_as_much_memory_as_the_worker_has(gpus: int, shares: bool) -> None:
+    pod = made(make_run(), "r1-train", resources={"gpus": gpus})["spec"]["template"]["spec"]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert ("/dev/shm" in mounts) == shares
+    assert ({"name": mounts.get("/dev/shm"), "emptyDir": {"medium": "Memory"}} in pod["volumes"]) == shares
+
+
 def test_a_pod_has_no_token_no_root_and_no_way_to_write_but_its_own_folders() -> None:
     pod = made(make_run(), "r1-train")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
