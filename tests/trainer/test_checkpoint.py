@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from evolution.plan.worker import ExitCode
 from evolution.store.folder import FolderStore
 from evolution_trainer.checkpoint import Checkpoints
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.preemption import Preempted
 from evolution_trainer.timing import Clock
 
@@ -24,7 +26,7 @@ def checkpoints(store: FolderStore, interval: float = 3600.0) -> Checkpoints:
 
 
 def written(
-    store: FolderStore, path: Path, rows: list[Any], *, end: type[BaseException] | None, interval: float
+    store: FolderStore, path: Path, rows: list[Any], *, end: BaseException | type[BaseException] | None, interval: float
 ) -> int:
     """Write the rows that are missing of `rows`, then leave the journal in a certain way; how many were there."""
     with checkpoints(store, interval).journal("rows", path) as journal:
@@ -57,6 +59,13 @@ def test_a_signal_saves_what_was_written_and_the_next_worker_begins_with_it(
     assert len(saved(store)) == 2
     assert written(store, tmp_path / "third", ROWS, end=None, interval=3600.0) == 6
     assert (tmp_path / "third").read_bytes() == whole
+
+
+def test_a_failure_that_may_pass_saves_what_was_written(store: FolderStore, tmp_path: Path) -> None:
+    away = StageFailed("EngineUnavailable", "no answer in 6 attempts", ExitCode.STORE_UNAVAILABLE)
+    with pytest.raises(StageFailed):
+        written(store, tmp_path / "first", ROWS[:4], end=away, interval=3600.0)
+    assert written(store, tmp_path / "next", ROWS, end=None, interval=3600.0) == 4
 
 
 def test_a_kill_costs_what_was_written_since_the_last_interval(

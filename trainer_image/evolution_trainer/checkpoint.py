@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from evolution.plan.stage import canonical_json, sha256
 from evolution.store.base import ObjectStore
+from evolution_trainer.failure import StageFailed
 from evolution_trainer.preemption import Preempted, deferred
 from evolution_trainer.timing import Clock
 
@@ -48,7 +49,7 @@ class Checkpoints:
     def journal(self, name: str, path: Path) -> Iterator["Journal"]:
         """A JSON Lines file at `path` that begins with the rows that an interrupted worker has left.
 
-        A signal within the `with` block saves what was written so far.
+        A signal within the `with` block, or a failure that may be mended, saves what was written so far.
         """
         with path.open("w+b") as file:
             journal = Journal(self, f"{self.prefix}{name}/", path, file)
@@ -58,7 +59,7 @@ class Checkpoints:
             try:
                 yield journal
                 file.flush()
-            except Preempted:
+            except (Preempted, StageFailed):
                 self.save()
                 raise
             finally:
