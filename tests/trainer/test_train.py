@@ -15,6 +15,7 @@ from evolution_trainer.adapter import lora_config
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.fit import fit
 from evolution_trainer.model import ModelSession
+from evolution_trainer.optimizing import AnswerTrainer
 from evolution_trainer.train import TrainParameters
 from evolution_trainer.training_rows import IGNORED, Batches, TrainingRow, collate, tokenised
 
@@ -173,6 +174,21 @@ def test_a_loss_that_is_no_number_ends_the_training_with_advice(bench: Bench) ->
     failure = failure_of(bench, {"learningRate": 1e30, "warmupRatio": 0.0, "length": {"steps": 8}})
     assert (failure.reason, failure.code) == ("LossNotFinite", 40)
     assert "training.learningRate 1e+30" in str(failure)
+
+
+def test_so_does_a_gradient_that_is_no_number_also_of_the_last_step(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss = AnswerTrainer.compute_loss
+
+    def steep(self: AnswerTrainer, model: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        trained = next(p for p in model.parameters() if p.requires_grad)
+        return compute_loss(self, model, *args, **kwargs) + (trained * 0).sqrt().sum()
+
+    monkeypatch.setattr(AnswerTrainer, "compute_loss", steep)
+    failure = failure_of(bench, {"length": {"steps": 1}})
+    assert (failure.reason, failure.code) == ("LossNotFinite", 40)
+    assert "the gradient of training step 1 of 1 is nan" in str(failure)
 
 
 SELECTION = {"strategy": "Hard", "size": 3, "maxIFD": None}

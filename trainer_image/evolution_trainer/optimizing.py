@@ -234,7 +234,7 @@ def _arguments(session: ModelSession, plan: Plan) -> TrainingArguments:
 
 
 class StepWatcher(TrainerCallback):
-    """Tells how far the training is, ends one whose loss is no number, asks for checkpoints, and stops at a signal."""
+    """Tells how far the training is, ends one that comes to no number, asks for checkpoints, and stops at a signal."""
 
     def __init__(self, progress: ReportProgress, plan: Plan, saved: TrainingCheckpoints | None) -> None:
         self._progress = progress
@@ -261,11 +261,12 @@ class StepWatcher(TrainerCallback):
         if "loss" not in logs:
             return
         loss, steps = float(logs["loss"]), self._plan.batches.steps
-        if not math.isfinite(loss):
-            raise StageFailed(
-                "LossNotFinite",
-                f"the loss of training step {state.global_step} of {steps} is {loss}: training.learningRate "
-                f"{self._plan.parameters.learning_rate:g} is too high for this model",
-                ExitCode.BAD_SPEC,
-            )
+        for what, value in (("loss", loss), ("gradient", float(logs["grad_norm"]))):
+            if not math.isfinite(value):
+                raise StageFailed(
+                    "LossNotFinite",
+                    f"the {what} of training step {state.global_step} of {steps} is {value}: training.learningRate "
+                    f"{self._plan.parameters.learning_rate:g} is too high for this model",
+                    ExitCode.BAD_SPEC,
+                )
         self._progress("steps", state.global_step, steps, f"loss {loss:.3f}")
