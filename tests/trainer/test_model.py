@@ -49,6 +49,19 @@ def test_adapters_may_follow_one_another(session: ModelSession, adapter: Path, b
     assert torch.equal(logits(session, adapter), first)
 
 
+def test_a_model_that_does_not_say_how_long_its_sequences_may_be_is_refused_with_the_remedy(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bloom", "vocab_size": 8}))
+    with pytest.raises(StageFailed, match=r"max_position_embeddings.*config\.json") as failed:
+        _ = ModelSession(str(folder), tmp_path).window
+    assert failed.value.reason == "ModelUnusable"
+    (folder / "config.json").write_text(json.dumps({"model_type": "bloom", "max_position_embeddings": 96}))
+    assert ModelSession(str(folder), tmp_path).window == 96
+
+
 def test_a_model_is_loaded_once_and_only_when_it_is_used(tiny_model: Path, tmp_path: Path) -> None:
     loads: list[float] = []
     session = ModelSession(str(tiny_model), tmp_path, on_load=loads.append)

@@ -128,7 +128,14 @@ class ModelSession:
     @property
     def window(self) -> int:
         """Longest sequence the model was made for, in tokens."""
-        return int(self.config.get_text_config().max_position_embeddings)
+        longest = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        if longest is None:
+            raise StageFailed(
+                "ModelUnusable",
+                f"{self.uri}: the model does not say how long its sequences may be; set max_position_embeddings in its "
+                "config.json to the length that it was trained with, in tokens",
+            )
+        return int(longest)
 
     @cached_property
     def end_tokens(self) -> list[int]:
