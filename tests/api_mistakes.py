@@ -100,6 +100,7 @@ WRONG_RUNTIMES: list[Mistake] = [
     ({"spec.engine": {"name": "OpenAI"}}, ["spec.engine.endpoint", "is not the URL of a server", "give its base URL, as https://host/v1"]),
     ({"spec.engine": {"name": "OpenAI", "endpoint": "host:8000/v1"}}, ["spec.engine.endpoint", '"host:8000/v1" is not the URL of a server']),
     ({"spec.engine": {"name": "VLLM", "endpoint": "http://host/v1"}}, ["spec.engine.endpoint", '"http://host/v1" is given, but engine VLLM asks no server', "leave it out"]),
+    ({"spec.engine": {"name": "OpenAI", "endpoint": "https://me:secret@host/v1"}}, ["spec.engine.endpoint", "holds a user or password, which anybody may read there", "OPENAI_API_KEY"]),
     ({"spec.env": {"1A": "x"}}, ["spec.env", "no name of a variable", "use letters, digits and '_'"]),
     ({"spec.env": {"AWS_SECRET_ACCESS_KEY": "x"}}, ["spec.env", "AWS_SECRET_ACCESS_KEY is set by the operator", "storeSecretName"]),
     ({"spec.tolerations": [{"operator": "Exists", "value": "a"}]}, ["spec.tolerations[0].value", '"a" cannot be the value', "leave it out"]),

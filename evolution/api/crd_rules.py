@@ -245,6 +245,13 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
             ".endpoint",
         ),
         Rule(
+            "!self.endpoint.matches('^https?://[^/]*@')",
+            text(
+                "holds a user or password, which anybody may read there; leave them out: a key is OPENAI_API_KEY in env"
+            ),
+            ".endpoint",
+        ),
+        Rule(
             "self.name == 'OpenAI' || self.endpoint == ''",
             _after_value(" is given, but engine ", "self.endpoint")
             + " + self.name + "

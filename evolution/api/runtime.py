@@ -179,6 +179,11 @@ class EngineSettings(Resource):
             raise ValueError(
                 f"endpoint: is {self.endpoint!r}, but engine OpenAI asks a server; give its http(s):// URL"
             )
+        if "@" in self.endpoint.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "endpoint: holds a user or password, which anybody may read there; leave them out, and give the key as "
+                "OPENAI_API_KEY"
+            )
         if self.name != "OpenAI" and self.endpoint:
             raise ValueError(f"endpoint: is {self.endpoint!r}, but engine {self.name} asks no server; leave it out")
         return self

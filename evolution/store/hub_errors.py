@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from evolution.api.locations import HubLocation
 from evolution.store.base import StoreError, StoreRefused, StoreUnavailable
@@ -35,7 +36,7 @@ def _explained(error: Exception, uri: str, location: HubLocation) -> Exception:
     import httpx2
     from huggingface_hub import constants, errors
 
-    place = f"{constants.ENDPOINT}/{'datasets/' if location.kind == 'dataset' else ''}{location.name}"
+    place = f"{_hub()}/{'datasets/' if location.kind == 'dataset' else ''}{location.name}"
     match error:
         case errors.GatedRepoError():
             return SourceUnusable(
@@ -60,7 +61,7 @@ def _explained(error: Exception, uri: str, location: HubLocation) -> Exception:
         case errors.LocalEntryNotFoundError():
             return _not_here(error, uri, location)
         case httpx2.HTTPError():
-            return StoreUnavailable(f"{uri}: {constants.ENDPOINT} does not answer ({error or type(error).__name__})")
+            return StoreUnavailable(f"{uri}: {_hub()} does not answer ({error or type(error).__name__})")
         case OSError() if error.errno == errno.ENOSPC:
             return StoreRefused(f"{uri}: the disk is full at {constants.HF_HUB_CACHE}; make room, or set HF_HUB_CACHE")
         case OSError() if error.errno is not None:
@@ -83,15 +84,21 @@ def _not_here(error: Exception, uri: str, location: HubLocation) -> Exception:
     if isinstance(cause, errors.HfHubHTTPError):
         return _by_status(cause.response.status_code, uri)
     if isinstance(cause, errors.FileMetadataError):
-        return StoreRefused(f"{uri}: {constants.ENDPOINT} answers as no hub does; see HF_ENDPOINT ({cause})")
-    return StoreUnavailable(f"{uri}: {constants.ENDPOINT} does not answer ({cause or error})")
+        return StoreRefused(f"{uri}: {_hub()} answers as no hub does; see HF_ENDPOINT ({cause})")
+    return StoreUnavailable(f"{uri}: {_hub()} does not answer ({cause or error})")
+
+
+def _hub() -> str:
+    """The hub's address without the user and password of a mirror."""
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _by_status(status: int, uri: str) -> Exception:
-    from huggingface_hub import constants
-
     if status in _BUSY:
-        return StoreUnavailable(f"{uri}: {constants.ENDPOINT} is overloaded or not ready (HTTP {status})")
+        return StoreUnavailable(f"{uri}: {_hub()} is overloaded or not ready (HTTP {status})")
     if status in (401, 403):
-        return StoreRefused(f"{uri}: {constants.ENDPOINT} does not accept the token in HF_TOKEN (HTTP {status})")
-    return StoreRefused(f"{uri}: {constants.ENDPOINT} answers as no hub does (HTTP {status}); see HF_ENDPOINT")
+        return StoreRefused(f"{uri}: {_hub()} does not accept the token in HF_TOKEN (HTTP {status})")
+    return StoreRefused(f"{uri}: {_hub()} answers as no hub does (HTTP {status}); see HF_ENDPOINT")

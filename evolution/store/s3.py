@@ -184,6 +184,11 @@ def client(uri: str, connections: urllib3.PoolManager | None = None) -> Minio:
     """
     endpoint = _endpoint()
     parts = urlsplit(endpoint)
+    if "@" in parts.netloc:
+        raise StoreRefused(
+            f"{uri} cannot be reached: EVOLUTION_S3_ENDPOINT holds a user or password; give them as AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY"
+        )
     if parts.scheme not in {"http", "https"} or not parts.netloc or parts.path.strip("/"):
         raise StoreRefused(
             f"{uri} cannot be reached: EVOLUTION_S3_ENDPOINT is {endpoint!r}, "

@@ -23,6 +23,7 @@ def test_the_engine_of_the_command_line_is_the_workers(tmp_path: Path) -> None:
     [
         (["--engine", "OpenAI"], "engine OpenAI asks a server; give its http(s):// URL"),
         (["--endpoint", "http://host/v1"], "engine Transformers asks no server; leave it out"),
+        (["--engine", "OpenAI", "--endpoint", "http://me:secret@host/v1"], "give the key as OPENAI_API_KEY"),
         (["--engine", "TGI"], "'TGI' is not one of"),
     ],
 )

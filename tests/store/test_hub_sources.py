@@ -179,7 +179,7 @@ def test_what_a_hub_refuses_is_told_with_the_way_out(
 
 
 def test_a_hub_that_does_not_answer_is_tried_again_and_one_that_must_not_be_asked_is_not(model: Machine) -> None:
-    nobody = model.fetch(URI, HF_ENDPOINT="http://127.0.0.1:9")
+    nobody = model.fetch(URI, HF_ENDPOINT="http://me:secret@127.0.0.1:9")
     assert (nobody["error"], "http://127.0.0.1:9 does not answer" in nobody["message"]) == ("StoreUnavailable", True)
     offline = model.fetch(URI, HF_HUB_OFFLINE="1")
     assert offline["error"] == "SourceUnusable"

@@ -90,6 +90,15 @@ def test_an_endpoint_that_is_none_is_refused(
         S3Store(minio.bucket)
 
 
+def test_credentials_in_the_endpoint_are_refused_and_not_repeated(
+    minio: MinioBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVOLUTION_S3_ENDPOINT", "http://me:secret@127.0.0.1:9000")
+    with pytest.raises(StoreRefused, match="give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") as refused:
+        S3Store(minio.bucket)
+    assert "me:secret" not in str(refused.value)
+
+
 def test_the_region_is_asked_from_the_server_where_it_is_not_given(
     minio: MinioBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

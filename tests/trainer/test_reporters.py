@@ -192,6 +192,7 @@ def test_a_server_that_refuses_is_a_warning_with_what_it_says(bench: Bench, serv
         ("http://127.0.0.1:9", "http://127.0.0.1:9 cannot be reached"),
         ("", "give one in mlflowURI of the runtime"),
         ("file:///tmp/mlruns", "'file:///tmp/mlruns' is no http(s):// address"),
+        ("http://me:secret@host", "holds a user or password; give them as MLFLOW_TRACKING_USERNAME"),
     ],
 )
 def test_a_server_that_is_not_there_is_a_warning(bench: Bench, uri: str, why: str) -> None:

@@ -45,6 +45,11 @@ class MLflowRun:
                 f"there is no server ({self._uri!r} is no http(s):// address); give one in mlflowURI of the runtime, "
                 "or on a laptop in MLFLOW_TRACKING_URI"
             )
+        if "@" in self._uri.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "the server's address holds a user or password; give them as MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
         experiment = self._experiment_id()
         self._run = self._interrupted(experiment) or self._created(experiment)
         parameters = [{"key": key, "value": _text(value)} for key, value in sorted(self._parameters.items())]
