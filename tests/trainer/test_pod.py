@@ -1,5 +1,6 @@
 """A worker in a pod: its order in the environment, a termination message, a store that may be away for a while."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -91,43 +92,49 @@ def test_a_termination_message_is_whole_json_that_kubernetes_keeps(message: str)
     assert len(data) > MESSAGE_BYTES - 20 or failed.message == message
 
 
-def test_a_shared_stage_is_committed_by_the_worker_whose_part_was_the_last(shop: Workshop) -> None:
+@pytest.fixture(scope="module")
+def done_apart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with all parts of a stage, whose workers saw none but their own."""
+    shop = Workshop(tmp_path_factory.mktemp("apart"), MODEL)
+    order = shared(shop)
+    name = name_of(order.stages[0])
+    parts = Parts(shop.artifacts, name, SHARDS)
+    records = {}
+    for shard in range(SHARDS):
+        said = shop.pod(order, EVOLUTION_SHARD_INDEX=str(shard))
+        assert (said.code, said.committed) == (0, {}), said.errors
+        assert parts.read(shard) is not None
+        assert shop.artifacts.store.read(keys.progress(RUN, name, shard)) is not None
+        [found] = shop.artifacts.store.list(keys.PARTS)
+        records[found.key] = shop.artifacts.store.read(found.key) or b""
+        shop.artifacts.store.delete(found.key)
+    for key, record in records.items():
+        shop.artifacts.store.write(key, record)
+    assert stages_in(shop) == []
+    return shop.folder / "store"
+
+
+@pytest.fixture
+def all_parts(shop: Workshop, done_apart: Path) -> Order:
+    """An order whose parts are all done, and nobody has put them together: the worker that was about to was killed."""
+    shutil.copytree(done_apart, shop.folder / "store", dirs_exist_ok=True)
+    return shared(shop)
+
+
+def test_a_shared_stage_is_committed_by_the_worker_whose_part_was_the_last(shop: Workshop, all_parts: Order) -> None:
     alone = Workshop(shop.folder / "alone", MODEL)
     alone.folder.mkdir()
     expected = alone.pod(alone.order(generating(alone))).committed["generate"]
 
-    order = shared(shop)
-    fingerprint_ = name_of(order.stages[0])
-    parts = Parts(shop.artifacts, fingerprint_, SHARDS)
-    for shard in (2, 0):
-        said = shop.pod(order, EVOLUTION_SHARD_INDEX=str(shard))
-        assert (said.code, said.committed) == (0, {}), said.errors
-        assert parts.read(shard) is not None
-        assert shop.artifacts.store.read(keys.progress(RUN, fingerprint_, shard)) is not None
-    assert stages_in(shop) == []
-
-    said = shop.pod(order, EVOLUTION_SHARD_INDEX="1")
-    merged = said.committed["generate"]
+    fingerprint_ = name_of(all_parts.stages[0])
+    [last] = [found.key for found in shop.artifacts.store.list(keys.PARTS) if found.key.endswith("1-of-3.json")]
+    shop.artifacts.store.delete(last)
+    merged = shop.pod(all_parts, EVOLUTION_SHARD_INDEX="1").committed["generate"]
     assert (merged.outputs, merged.metrics) == (expected.outputs, expected.metrics)
     assert merged.fingerprint == expected.fingerprint
     assert merged.parameters == expected.parameters
     assert stages_in(shop) == [keys.manifest(fingerprint_)]
     assert list(shop.artifacts.store.list(keys.PARTS)) == []
-
-
-@pytest.fixture
-def all_parts(shop: Workshop) -> Order:
-    """An order whose parts are all done, and nobody has put them together: the worker that was about to was killed."""
-    order = shared(shop)
-    for shard in range(SHARDS):
-        assert shop.pod(order, EVOLUTION_SHARD_INDEX=str(shard)).code == 0
-        # A part that another worker does not see keeps that one from merging.
-        for found in shop.artifacts.store.list(keys.PARTS):
-            (shop.folder / "store" / found.key).rename(shop.folder / Path(found.key).name)
-    for record in shop.folder.glob("*-of-*.json"):
-        shop.artifacts.store.write(f"{keys.PARTS}{name_of(order.stages[0])}/{record.name}", record.read_bytes())
-    assert stages_in(shop) == []
-    return order
 
 
 def test_a_worker_that_was_killed_before_it_merged_finds_its_part_and_any_number_may_merge_at_once(
