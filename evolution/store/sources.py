@@ -20,12 +20,18 @@ def local_copy(uri: str, cache: Path, progress: OnProgress = quiet) -> Path:
     Raises:
         SourceUnusable: nothing there, not readable, or a scheme that is not supported.
         StoreUnavailable: the S3 server or the hub does not answer.
-        StoreRefused: credentials are not accepted, there are none, or the disk is full.
+        StoreRefused: credentials are not accepted, there are none, or the disk is full or cannot be written.
     """
-    if uri.startswith("s3://"):
-        return s3_source.fetch(uri, cache, progress)
-    if uri.startswith("hf://"):
-        return hub_source.fetch(uri, cache, progress)
+    try:
+        if uri.startswith("s3://"):
+            return s3_source.fetch(uri, cache, progress)
+        if uri.startswith("hf://"):
+            return hub_source.fetch(uri, cache, progress)
+    except OSError as error:
+        raise StoreRefused(
+            f"{uri}: cannot be kept in {cache}: {error.strerror or error}; make room there, or name another place for "
+            "downloads (EVOLUTION_CACHE; on a cluster the runtime's cache)"
+        ) from error
     if uri.startswith("pvc://"):
         return claim_source.mounted(uri)
     return _local(uri)

@@ -151,3 +151,9 @@ def test_a_disk_without_room_is_told_before_anything_is_downloaded(
     with pytest.raises(StoreRefused, match=r"6 MB are to be downloaded .* 2 MB are free; make room"):
         local_copy(f"{model.uri}/model", tmp_path)
     assert ranges(proxy) == []
+
+
+def test_a_cache_that_cannot_be_written_is_told(model: MinioBucket, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, where a folder should be")
+    with pytest.raises(StoreRefused, match=r"cannot be kept in .*cache.*make room there.*EVOLUTION_CACHE"):
+        local_copy(f"{model.uri}/model", tmp_path / "cache")
