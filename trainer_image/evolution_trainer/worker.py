@@ -1,6 +1,7 @@
 """The worker: does the stages of an order one after the other, and commits each."""
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -25,6 +26,9 @@ from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted, raise_on_signals
 from evolution_trainer.scratch import Scratch
+
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos")
+"""Told by Python and safetensors, and by torch, whose writer of files says nothing better."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,7 +133,7 @@ class Worker:
             return self._failed(ExitCode.STORE_UNAVAILABLE, "StoreRefused", str(error))
         except Exception as error:  # the boundary of the process: whatever it is, the parent is told
             traceback.print_exc()
-            reason, message = _explain(error)
+            reason, message = _explain(error, self.cache)
             return self._failed(1, reason, message)
         return ExitCode.COMMITTED
 
@@ -169,9 +173,12 @@ def _order(file: str | None) -> bytes:
     return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
 
 
-def _explain(error: Exception) -> tuple[str, str]:
+def _explain(error: Exception, cache: Path) -> tuple[str, str]:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "OutOfMemory", f"not enough memory even for one row at a time: {error}"
+    if any(said in str(error) for said in DISK_FULL):
+        kept = "downloads, scratch files and each checkpoint of a training until it is in the store"
+        return "DiskFull", f"no room is left in {cache}, the folder for {kept}: make more room there ({error})"
     return "InternalError", f"{type(error).__name__}: {error} (a defect of the worker; its log has the traceback)"
 
 

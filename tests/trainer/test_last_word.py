@@ -1,13 +1,16 @@
-"""A worker whose grace is over ends with one word, also where its end breaks what is still under way."""
+"""The last word of a worker: one, and for people, whatever broke."""
 
+import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from evolution.plan.manifest import Record
+from evolution.plan.order import Order
 from evolution.plan.worker import Failed
 from evolution_trainer.worker import Worker
 
@@ -39,3 +42,26 @@ def test_what_breaks_because_its_files_are_gone_is_no_failure(tmp_path: Path, mo
         worker.give_up()
     assert codes == [44, 44]
     assert [event.reason for event in pipe.events if isinstance(event, Failed)] == ["Preempted"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 290944 vs 290832"),
+    ],
+)
+def test_a_full_disk_is_no_defect_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    pipe: Any = Told()
+    worker = Worker(pipe, tmp_path)
+    monkeypatch.setattr(Order, "model_validate_json", full)
+    assert worker.do(b"") == 1
+    [failed] = pipe.events
+    assert failed.reason == "DiskFull"
+    assert f"no room is left in {tmp_path}" in failed.message
