@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+SCHEMES = ("s3", "hf", "pvc", "file")
+"""Of sources."""
+
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _COMMIT = "[0-9a-f]{40}"
@@ -70,7 +73,14 @@ DATASET_OBJECTIONS: Sequence[Objection] = (
 
 
 def mistake(uri: str, kind: SourceKind) -> str:
-    """What is wrong with a location on the hub or a volume claim, for people; "" if nothing, or of another scheme."""
+    """What is wrong with a location on the hub or a volume claim, or with its scheme, for people; "" if nothing."""
+    scheme, is_uri, _ = uri.partition("://")
+    if is_uri and scheme not in SCHEMES:
+        hub = "hf://org/name@commit" if kind == "model" else "hf://datasets/org/name@commit/path"
+        return (
+            f'"{uri}" has a scheme that is not supported; give s3://bucket/prefix, {hub}, pvc://claim/path, or on a '
+            "laptop file:///path or a path"
+        )
     if not uri.startswith(("hf://", "pvc://")):
         return ""
     right, wrong = (HUB_MODEL, NO_MODEL) if kind == "model" else (HUB_DATASET, STEPS_OUT)
