@@ -119,14 +119,16 @@ def test_a_run_on_a_laptop_that_is_interrupted_by_its_user_keeps_the_steps_so_fa
     assert len(list(runs.glob("*/checkpoints/*/training/*.json"))) == 1
 
 
-if __name__ == "__main__":
-    name, moments, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 1
+def by_hand(name: str, moments: int, seed: int = 1) -> None:
     done = 0
     while done < moments:
         with tempfile.TemporaryDirectory() as folder:
             disturbed = check(name, Path(folder), min(6, moments - done), seed + done)
-            interruptions = len(disturbed.lives) - 1
-            done += max(1, interruptions)
+            done += max(1, len(disturbed.lives) - 1)
             redone = [f"{seconds:.2f} s" for seconds in disturbed.redone]
             what = f"{redone}, {disturbed.steps_redone} {disturbed.phase}"
             print(f"{name}, {done} of {moments}: same digests; done again: {what}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    by_hand(sys.argv[1], *map(int, sys.argv[2:]))
