@@ -61,7 +61,8 @@ class Terminal:
 
     def _header(self, graph: Graph) -> None:
         run = self._local.run
-        reused = f"; {self._reused} finished stages are reused" if self._reused else ""
+        stages = "stage is" if self._reused == 1 else "stages are"
+        reused = f"; {self._reused} finished {stages} reused" if self._reused else ""
         rounds = f"{run.spec.rounds} round" + ("s" if run.spec.rounds > 1 else "")
         self._console.print(
             f"[bold]{run.metadata.name}[/]: {rounds}, {len(graph.stages)} stages{reused}", highlight=False

@@ -126,12 +126,10 @@ def _cell(standing: Standing | None) -> Text:
     if standing is None:
         return Text()
     difference = standing.difference
-    if difference is None:
+    if difference is None or not (difference.low or difference.high):
         return Text(f"{standing.mean:.3f}")
     short = f"{difference.low:+.2f}…{difference.high:+.2f}".replace("0.", ".")
-    return Text.assemble(
-        f"{standing.mean:.3f}\n", (short if difference.low or difference.high else "", _style(difference))
-    )
+    return Text.assemble(f"{standing.mean:.3f}\n", (short, _style(difference)))
 
 
 def _difference(difference: Difference) -> Text:

@@ -121,6 +121,14 @@ def test_the_tables_show_means_intervals_seeds_won_and_time(desk: Desk) -> None:
     assert "computing took 20 s; each alone, 32 s in all" in at_the_end
 
 
+def test_an_arm_that_never_differs_takes_one_line(desk: Desk) -> None:
+    assert desk.compare("--arms", "None", "--arm", "same=selection.strategy=None", "--arm", "file") == 0
+    lines = desk.out.split("After round 2")[0].splitlines()
+    [same] = [n for n, line in enumerate(lines) if line.split()[:1] == ["same"]]
+    assert lines[same - 1].split()[0] == "none"
+    assert lines[same + 1].split()[0] == "file"
+
+
 def test_six_rounds_fit_into_eighty_columns(desk: Desk) -> None:
     desk.patch.setattr("evolution.cli.compare.console", Console(highlight=False, width=80))
     desk.place.edit({"rounds": 8})
