@@ -1,7 +1,10 @@
 """A training that was interrupted goes on from its newest checkpoint and ends as if nothing had happened."""
 
+import copy
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from evolution.store.base import StoreUnavailable
 from evolution_trainer import fit as fitting
 from evolution_trainer import train
 from evolution_trainer.checkpoint import Checkpoints
+from evolution_trainer.optimizing import flops_per_token
 from evolution_trainer.stage import StageRun
 from evolution_trainer.timing import Clock
 
@@ -177,6 +181,21 @@ def test_tokens_and_operations_are_those_of_the_steps_that_were_done_here(course
     assert 0 < rest.usage.tokens_in < whole.usage.tokens_in
     assert 3 * weights < whole.usage.flops / whole.usage.tokens_in < 5 * weights
     assert rest.usage.flops / rest.usage.tokens_in == pytest.approx(whole.usage.flops / whole.usage.tokens_in)
+
+
+def test_weights_of_four_bits_count_as_weights_though_two_share_a_byte(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Params4bit(torch.nn.Parameter): ...
+
+    model: Any = copy.deepcopy(course.bench.session.base)
+    in_full = flops_per_token(model)
+    halved = model.model.layers[0].mlp.down_proj
+    packed = torch.zeros(halved.weight.numel() // 2, 1, dtype=torch.uint8)
+    halved.weight = Params4bit(packed, requires_grad=False)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=SimpleNamespace(Params4bit=Params4bit)))
+    model.is_loaded_in_4bit = True
+    assert flops_per_token(model) == in_full
 
 
 @pytest.mark.parametrize(

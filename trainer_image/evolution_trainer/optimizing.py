@@ -107,7 +107,7 @@ def flops_per_token(model: Any) -> float:
     table = model.get_input_embeddings().weight
     looked_into = 0 if table is model.get_output_embeddings().weight else table.numel()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return 6.0 * trained + 4.0 * (sum(p.numel() for p in model.parameters()) - trained - looked_into)
+    return 6.0 * trained + 4.0 * (model.num_parameters() - trained - looked_into)
 
 
 class AnswerTrainer(Trainer):
