@@ -123,7 +123,8 @@ def test_the_tables_show_means_intervals_seeds_won_and_time(desk: Desk) -> None:
 
 def test_an_arm_that_never_differs_takes_one_line(desk: Desk) -> None:
     assert desk.compare("--arms", "None", "--arm", "same=selection.strategy=None", "--arm", "file") == 0
-    lines = desk.out.split("After round 2")[0].splitlines()
+    by_round = desk.out.split("after each round")[1].split("After round 2")[0]
+    lines = by_round.splitlines()
     [same] = [n for n, line in enumerate(lines) if line.split()[:1] == ["same"]]
     assert lines[same - 1].split()[0] == "none"
     assert lines[same + 1].split()[0] == "file"
