@@ -11,7 +11,7 @@ help:
 	@echo 'make setup       install everything into .venv'
 	@echo 'make quickstart  watch a tiny model learn from documents that it has never seen'
 	@echo 'make dev-cluster a cluster on this machine, without containers, to try the operator on'
-	@echo 'make check       lint, types, layering and the fast tests (under 3 minutes)'
+	@echo 'make check       lint, types, layering and the fast tests, without a control plane (under 3 minutes)'
 	@echo 'make test        everything (CI runs this)'
 	@echo 'make crds        write crds/ anew, after a change of the API types'
 	@echo 'make lock        renew requirements.lock after a change in pyproject.toml'
@@ -34,7 +34,7 @@ dev-cluster: setup
 	$(BIN)/python tests/dev_cluster.py $(if $(FOLDER),--folder $(FOLDER))
 
 check: setup lint types layering test-tools
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not slow and not controlplane' -n 2 --dist worksteal
 
 test: setup lint types layering test-tools
 	$(BIN)/python -m pytest -n 2 --dist worksteal

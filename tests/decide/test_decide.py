@@ -155,6 +155,7 @@ def test_a_finished_run_reports_baseline_best_rounds_and_progress() -> None:
     assert status.progress.percent == 100
 
 
+@pytest.mark.slow
 def test_status_keeps_the_newest_twenty_rounds() -> None:
     run, world = make_run({"rounds": 25}), World(score=lambda round_: round_ / 100)
     world.run_to_the_end(run)

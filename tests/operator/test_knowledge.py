@@ -49,6 +49,7 @@ def test_a_store_that_does_not_answer_is_away_after_a_while(tmp_path: Path, monk
             asyncio.run(knowledge.manifests("default", [STAGE]))
 
 
+@pytest.mark.slow
 def test_an_operator_that_waits_for_a_silent_store_ends_within_its_grace_period(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, FakeApi() as api:
         environment = {

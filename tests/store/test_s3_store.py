@@ -25,6 +25,7 @@ def nobody_listens() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_be_reached_is_unavailable_within_seconds(
     minio: MinioBucket, nobody_listens: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_an_overloaded_server_is_tried_again(minio: MinioBucket, proxy: FaultyPr
     assert proxy.overloaded == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_overloaded_is_unavailable(minio: MinioBucket, proxy: FaultyProxy) -> None:
     store = S3Store(minio.bucket)
     store.create("a", b"")

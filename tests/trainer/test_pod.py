@@ -121,6 +121,7 @@ def all_parts(shop: Workshop, done_apart: Path) -> Order:
     return shared(shop)
 
 
+@pytest.mark.slow
 def test_a_shared_stage_is_committed_by_the_worker_whose_part_was_the_last(shop: Workshop, all_parts: Order) -> None:
     alone = Workshop(shop.folder / "alone", MODEL)
     alone.folder.mkdir()
@@ -137,6 +138,7 @@ def test_a_shared_stage_is_committed_by_the_worker_whose_part_was_the_last(shop:
     assert list(shop.artifacts.store.list(keys.PARTS)) == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_killed_before_it_merged_finds_its_part_and_any_number_may_merge_at_once(
     shop: Workshop, all_parts: Order
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_worker_that_was_killed_before_it_merged_finds_its_part_and_any_number
     assert standing.timings.load > 0, "the time that the parts took counts"
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_reported_and_done_again(shop: Workshop, all_parts: Order) -> None:
     parts = Parts(shop.artifacts, name_of(all_parts.stages[0]), SHARDS)
     damaged = parts.read(0)
@@ -179,6 +182,7 @@ def test_only_an_order_of_one_generate_stage_can_be_shared(shop: Workshop) -> No
         Order.model_validate(shop.order(PREPARE).model_dump() | {"shards": 2})
 
 
+@pytest.mark.slow
 def test_an_order_ends_where_the_gate_decides_against_what_follows(shop: Workshop) -> None:
     items = put(shop, [{"id": "i", "question": "What is 1?", "answer": "no model says this"}])
     evaluation = order_stage(Kind.EVALUATE, EVALUATE, items=items, model="prepare-model:model")
