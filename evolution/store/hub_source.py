@@ -20,7 +20,7 @@ from evolution.store.digests import digest_of
 from evolution.store.hub_errors import explained
 from evolution.store.hub_progress import progress_bar
 from evolution.store.hub_requests import see_that_requests_end
-from evolution.store.source_files import OnProgress, SourceUnusable, linked, see_that_it_fits, turn
+from evolution.store.source_files import OnProgress, SourceUnusable, Waiting, linked, see_that_it_fits, turn
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 NO_MODEL_FILES = ("*/*", "consolidated*")
@@ -34,7 +34,7 @@ ABANDONED = 3600.0
 ATTEMPTS = 2
 
 
-def fetch(uri: str, cache: Path, progress: OnProgress) -> Path:
+def fetch(uri: str, cache: Path, progress: OnProgress, waiting: Waiting) -> Path:
     """The file or folder at hf://org/name@commit/path or hf://datasets/org/name@commit/path.
 
     Raises:
@@ -56,7 +56,7 @@ def fetch(uri: str, cache: Path, progress: OnProgress) -> Path:
         with explained(uri, location):
             files = commit.cached()
             if files is None:
-                with turn(cache, f"hf://{location.name}@{location.revision}", progress):
+                with turn(cache, f"hf://{location.name}@{location.revision}", progress, waiting):
                     files = commit.cached() or commit.downloaded(progress)
         damaged = [path for path, file in files.items() if not _is_what_its_name_says(file.resolve())]
         if not damaged:

@@ -24,6 +24,7 @@ from evolution.store.source_files import (
     PHASE,
     OnProgress,
     SourceUnusable,
+    Waiting,
     linked,
     megabytes,
     see_that_it_fits,
@@ -56,7 +57,7 @@ class _Object:
         return path.is_file() and path.stat().st_size == self.size
 
 
-def fetch(uri: str, cache: Path, progress: OnProgress) -> Path:
+def fetch(uri: str, cache: Path, progress: OnProgress, waiting: Waiting) -> Path:
     """The file or folder at `uri` as it is now.
 
     Raises:
@@ -76,7 +77,7 @@ def fetch(uri: str, cache: Path, progress: OnProgress) -> Path:
             files = {_name(found, prefix): found.below(_folder(cache)) for found in whole or objects}
             _refuse_files_that_are_folders(files, uri)
             try:
-                _download(client, whole or objects, uri, cache, progress)
+                _download(client, whole or objects, uri, cache, progress, waiting)
             except ObjectChanged:
                 continue
             folder = linked(cache, files)
@@ -114,12 +115,14 @@ def _refuse_files_that_are_folders(names: Iterable[str], uri: str) -> None:
         raise SourceUnusable(f"{uri}: {both[0]!r} is an object and also a folder of others, which no disk can hold")
 
 
-def _download(client: Minio, objects: Iterable[_Object], uri: str, cache: Path, progress: OnProgress) -> None:
+def _download(
+    client: Minio, objects: Iterable[_Object], uri: str, cache: Path, progress: OnProgress, waiting: Waiting
+) -> None:
     """See that every object lies in the cache."""
     folder = _folder(cache)
     if all(found.is_in(folder) for found in objects):
         return
-    with turn(cache, uri, progress):
+    with turn(cache, uri, progress, waiting):
         missing = [found for found in objects if not found.is_in(folder)]
         folder.mkdir(parents=True, exist_ok=True)
         writer = hashlib.sha256(uri.encode()).hexdigest()[:16]

@@ -5,8 +5,8 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,10 @@ class OnProgress(Protocol):
         """`done` of `total` (0: unknown) of what `phase` names in the plural."""
 
 
+Waiting = Callable[[], AbstractContextManager[None]]
+"""Around the time in which somebody else is waited for."""
+
+
 def quiet(phase: str, done: int, total: int, note: str = "") -> None:
     """Tells nobody."""
 
@@ -36,8 +40,8 @@ def megabytes(size: int) -> int:
 
 
 @contextmanager
-def turn(cache: Path, uri: str, progress: OnProgress) -> Iterator[None]:
-    """Hold the lock of this machine on downloads of `uri`; whoever waits for it keeps saying so.
+def turn(cache: Path, uri: str, progress: OnProgress, waiting: Waiting) -> Iterator[None]:
+    """Hold the lock of this machine on downloads of `uri`; whoever waits for it keeps saying so, within `waiting`.
 
     The kernel gives the lock of a process that dies to the next.
     """
@@ -50,7 +54,8 @@ def turn(cache: Path, uri: str, progress: OnProgress) -> Iterator[None]:
                 break
             except BlockingIOError:
                 progress(PHASE, 0, 0, f"waiting for another worker that downloads {uri} on this machine")
-                time.sleep(LOOK_AGAIN)
+                with waiting():
+                    time.sleep(LOOK_AGAIN)
         yield
 
 

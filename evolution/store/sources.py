@@ -1,21 +1,23 @@
 """What a run names outside its store, documents, evaluation sets, models, adapters: brought to this machine."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from evolution.store import claim_source, hub_source, s3_source
 from evolution.store.base import StoreRefused
 from evolution.store.open import local_path
-from evolution.store.source_files import OnProgress, SourceUnusable, quiet
+from evolution.store.source_files import OnProgress, SourceUnusable, Waiting, quiet
 
 __all__ = ["SourceUnusable", "local_copy", "local_source"]
 
 
-def local_copy(uri: str, cache: Path, progress: OnProgress = quiet) -> Path:
+def local_copy(uri: str, cache: Path, progress: OnProgress = quiet, waiting: Waiting = nullcontext) -> Path:
     """The file or folder at `uri` on this machine: itself for file://, paths and pvc://, a copy below `cache` for s3://,
     in the cache of the Hugging Face libraries for hf://. Nobody may write to it.
 
     A copy is what lies at `uri` now; what has been downloaded already is not downloaded again, by whichever run.
+    `waiting` surrounds the time in which another worker of this machine downloads the same.
 
     Raises:
         SourceUnusable: nothing there, not readable, or a scheme that is not supported.
@@ -24,9 +26,9 @@ def local_copy(uri: str, cache: Path, progress: OnProgress = quiet) -> Path:
     """
     try:
         if uri.startswith("s3://"):
-            return s3_source.fetch(uri, cache, progress)
+            return s3_source.fetch(uri, cache, progress, waiting)
         if uri.startswith("hf://"):
-            return hub_source.fetch(uri, cache, progress)
+            return hub_source.fetch(uri, cache, progress, waiting)
     except OSError as error:
         raise StoreRefused(
             f"{uri}: cannot be kept in {cache}: {error.strerror or error}; make room there, or name another place for "

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from minio_server import MinioBucket
 
 from evolution.store import s3_source
 from evolution.store.base import StoreRefused
-from evolution.store.source_files import turn
+from evolution.store.source_files import LOOK_AGAIN, turn
 from evolution.store.sources import local_copy
+from evolution_trainer.timing import Clock, brought_here
 
 pytestmark = pytest.mark.minio
 MB = 1 << 20
@@ -30,9 +32,10 @@ local_copy(sys.argv[1], Path(sys.argv[2]))
 """
 HOLD = """
 import signal, sys
+from contextlib import nullcontext
 from pathlib import Path
 from evolution.store.source_files import quiet, turn
-with turn(Path(sys.argv[2]), sys.argv[1], quiet):
+with turn(Path(sys.argv[2]), sys.argv[1], quiet, nullcontext):
     print("mine", flush=True)
     signal.pause()
 """
@@ -115,8 +118,12 @@ def test_a_second_worker_says_that_it_waits_and_goes_on_when_the_first_dies(mode
             notes.append(note)
             holder.kill()
 
-        assert (local_copy(uri, tmp_path, told) / "weights").read_bytes() == OLD
+        clock = Clock()
+        assert (brought_here(uri, tmp_path, told, clock) / "weights").read_bytes() == OLD
     assert f"waiting for another worker that downloads {uri}" in notes[0]
+    timings = clock.timings()
+    assert timings.idle >= LOOK_AGAIN
+    assert timings.io > 0
 
 
 def test_who_waited_uses_what_the_other_has_downloaded(model: MinioBucket, proxy: FaultyProxy, tmp_path: Path) -> None:
@@ -128,7 +135,7 @@ def test_who_waited_uses_what_the_other_has_downloaded(model: MinioBucket, proxy
             waits.set()
 
     both = [threading.Thread(target=local_copy, args=(uri, tmp_path, told)) for _ in range(2)]
-    with turn(tmp_path, uri, told):
+    with turn(tmp_path, uri, told, nullcontext):
         for thread in both:
             thread.start()
         assert waits.wait(30)

@@ -42,6 +42,8 @@ class Execution:
     cache: Path
     scratch: Scratch
     in_pod: bool
+    clock: Clock | None = None
+    """Of the first stage, running since before the order was looked at."""
     stage: str = ""
     """Id of the stage that is being done."""
 
@@ -117,7 +119,7 @@ class Execution:
     def _begin(self, todo: OrderStage, inputs: Mapping[str, str], shard: int | None = None) -> "Doing":
         order, store = self.order, self.store
         name = fingerprint(todo.kind, todo.parameters, inputs)
-        clock = Clock()
+        clock, self.clock = self.clock or Clock(), None
         progress = ProgressReporter(self.pipe, store, order.run, todo.id, name, shard=shard, rarely=self.in_pod)
         kept = keys.checkpoints(order.run, name) + (f"{shard}-of-{order.shards}/" if shard is not None else "")
         return Doing(
@@ -143,8 +145,7 @@ class Execution:
         """What `run` gives, its outputs stored but nothing committed."""
         todo = doing.todo
         session = self.session
-        session.expect(doing.inputs.get("model"), doing.progress)
-        loaded = session.load_seconds
+        session.expect(doing.inputs.get("model"), doing.progress, doing.clock)
         with self.scratch.folder(doing.fingerprint) as scratch:
             result = run(
                 StageRun(
@@ -169,7 +170,7 @@ class Execution:
                 else doing.artifacts.put_file(made.path, made.count)
                 for output, made in result.outputs.items()
             }
-        timings = doing.clock.timings(session.load_seconds - loaded)
+        timings = doing.clock.timings()
         return Manifest(
             fingerprint=doing.fingerprint,
             kind=todo.kind,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evolution.store.source_files import OnProgress, quiet
-from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.chat import ChatFormat
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.libraries import import_transformers
+from evolution_trainer.timing import Clock, brought_here
 
 if TYPE_CHECKING:
     import torch
@@ -41,8 +41,8 @@ class ModelSession:
 
     def __init__(self, uri: str, cache: Path, on_load: Callable[[float], None] = lambda _: None) -> None:
         self.uri = uri
-        self.load_seconds = 0.0
-        """Spent reading the model so far, and importing what it takes."""
+        self.clock = Clock()
+        """Of what is being done; told when the model is downloaded and read."""
         self.halvings = 0
         """How often the GPU ran out of memory; every time halves the token budgets for good."""
         self.cache = cache
@@ -53,10 +53,11 @@ class ModelSession:
         self._expected: str | None = None
         self._verified: str | None = None
 
-    def expect(self, digest: str | None, progress: OnProgress = quiet) -> None:
+    def expect(self, digest: str | None, progress: OnProgress = quiet, clock: Clock | None = None) -> None:
         """What the model must contain from here on (digest of its listing), checked before it is read; None: whatever
-        lies at `uri` now. `progress` hears how far its download and check are.
+        lies at `uri` now. `progress` hears how far its download and check are, and `clock` how long they take.
         """
+        self.clock = clock or self.clock
         self._expected = digest
         self._progress = progress
         if digest is None:
@@ -72,7 +73,8 @@ class ModelSession:
         folder = self._local_folder
         if self._expected is not None and self._expected != self._verified:
             progress = self._progress
-            model_files.verify(folder, self._expected, lambda done, total: progress("files checked", done, total))
+            with self.clock.moving():
+                model_files.verify(folder, self._expected, lambda done, total: progress("files checked", done, total))
             self._verified = self._expected
         return folder
 
@@ -83,7 +85,7 @@ class ModelSession:
 
     @cached_property
     def _local_folder(self) -> Path:
-        return local_copy(self.uri, self.cache, self._progress)
+        return brought_here(self.uri, self.cache, self._progress, self.clock)
 
     @cached_property
     def device(self) -> "torch.device":
@@ -215,9 +217,9 @@ class ModelSession:
     @contextmanager
     def _loading(self, what: str) -> Iterator[None]:
         """Count the time, and tell people when `what` cannot be read."""
-        start = time.monotonic()
         try:
-            yield
+            with self.clock.loading():
+                yield
         except StageFailed:
             raise
         except Exception as error:  # whatever the libraries raise on damaged files
@@ -229,5 +231,3 @@ class ModelSession:
                 f"{self.uri}: the {what} cannot be read: {cause}. A model is a Hugging Face folder of a causal "
                 "language model with config.json, tokenizer and safetensors weights",
             ) from error
-        finally:
-            self.load_seconds += time.monotonic() - start

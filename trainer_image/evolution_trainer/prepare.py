@@ -11,7 +11,6 @@ from pydantic import JsonValue
 from evolution.plan.manifest import Record
 from evolution.plan.stage import canonical_json, sha256
 from evolution.plan.worker import ExitCode
-from evolution.store.sources import local_copy
 from evolution_trainer import model_files
 from evolution_trainer.documents import Documents
 from evolution_trainer.duplicates import Chunks
@@ -20,6 +19,7 @@ from evolution_trainer.items import read_items
 from evolution_trainer.records import Unusable
 from evolution_trainer.splitting import split
 from evolution_trainer.stage import Output, Result, RowWriter, StageRun
+from evolution_trainer.timing import brought_here
 
 
 class DocumentParameters(Record):
@@ -159,7 +159,7 @@ def evaluation(stage: StageRun) -> Result:
 
 
 def _source(stage: StageRun) -> Path:
-    return local_copy(str(stage.parameters["uri"]), stage.session.cache, stage.progress)
+    return brought_here(str(stage.parameters["uri"]), stage.session.cache, stage.progress, stage.session.clock)
 
 
 def _reject(document: Unusable, on_invalid: Literal["Fail", "Skip"], rejects: RowWriter) -> None:

@@ -3,81 +3,68 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal, get_args
 
 from evolution.plan.manifest import Artifact, Timings
 from evolution.store.artifacts import Artifacts
 from evolution.store.base import ObjectStore
+from evolution.store.source_files import OnProgress
+from evolution.store.sources import local_copy
+
+Activity = Literal["load", "work", "checkpoint", "io", "idle"]
+ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
 
-@dataclass
 class Clock:
-    """Started with the stage; told what is loading and what is moving artifacts, the rest is work."""
+    """Runs from when it is made. Every moment belongs to what is done just then: to the innermost of the blocks that
+    say otherwise, and outside of them to the work. For the main thread only.
+    """
 
-    started: float = field(default_factory=time.monotonic)
-    started_at: str = field(
-        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    )
-    io: float = 0.0
-    load: float = 0.0
-    checkpoint: float = 0.0
-    idle: float = 0.0
-    _depth: int = 0
+    def __init__(self) -> None:
+        self.started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        self.seconds: dict[Activity, float] = dict.fromkeys(ACTIVITIES, 0.0)
+        """So far; what is being done now is not yet counted in."""
+        self._now: Activity = "work"
+        self._since = time.monotonic()
 
-    @contextmanager
-    def loading(self) -> Iterator[None]:
+    def loading(self) -> AbstractContextManager[None]:
         """Count the block as time spent reading the model and what it takes to use one."""
-        start = time.monotonic()
-        yield
-        self.load += time.monotonic() - start
+        return self._counted_as("load")
 
-    @contextmanager
-    def checkpointing(self) -> Iterator[None]:
+    def checkpointing(self) -> AbstractContextManager[None]:
         """Count the block as time spent saving or restoring what was done so far."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.checkpoint += time.monotonic() - start
+        return self._counted_as("checkpoint")
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> AbstractContextManager[None]:
         """Count the block as time in which nothing was done."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.idle += time.monotonic() - start
+        return self._counted_as("idle")
+
+    def moving(self) -> AbstractContextManager[None]:
+        """Count the block as time spent moving artifacts and sources."""
+        return self._counted_as("io")
+
+    def timings(self) -> Timings:
+        """So far."""
+        self._turn_to(self._now)
+        spent = {activity: round(seconds, 3) for activity, seconds in self.seconds.items()}
+        return Timings(started_at=self.started_at, total=round(sum(spent.values()), 3), **spent, gpus=_gpus())
 
     @contextmanager
-    def moving(self) -> Iterator[None]:
-        """Count the block as time spent moving artifacts; blocks may be nested."""
-        self._depth += 1
-        start = time.monotonic()
+    def _counted_as(self, activity: Activity) -> Iterator[None]:
+        before = self._now
+        self._turn_to(activity)
         try:
             yield
         finally:
-            self._depth -= 1
-            if not self._depth:
-                self.io += time.monotonic() - start
+            self._turn_to(before)
 
-    def timings(self, model: float) -> Timings:
-        """`model`: seconds that the stage itself spent reading the model."""
-        load = self.load + model
-        total = time.monotonic() - self.started
-        return Timings(
-            started_at=self.started_at,
-            total=round(total, 3),
-            load=round(load, 3),
-            work=round(max(0.0, total - load - self.io - self.checkpoint - self.idle), 3),
-            checkpoint=round(self.checkpoint, 3),
-            io=round(self.io, 3),
-            idle=round(self.idle, 3),
-            gpus=_gpus(),
-        )
+    def _turn_to(self, activity: Activity) -> None:
+        now = time.monotonic()
+        self.seconds[self._now] += now - self._since
+        self._now, self._since = activity, now
 
 
 class TimedArtifacts(Artifacts):
@@ -102,6 +89,12 @@ class TimedArtifacts(Artifacts):
     def fetch_tree(self, digest: str) -> Path:
         with self._clock.moving():
             return super().fetch_tree(digest)
+
+
+def brought_here(uri: str, cache: Path, progress: OnProgress, clock: Clock) -> Path:
+    """`local_copy`, which tells `clock` how long it downloads, and how long it waits for another worker that does."""
+    with clock.moving():
+        return local_copy(uri, cache, progress, clock.waiting)
 
 
 def summed(parts: Sequence[Timings]) -> Timings:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,16 +83,15 @@ class VLLM:
                 return child
         self.close()
         session.unload()
-        began = time.monotonic()
         command = [sys.executable, "-m", "evolution_trainer.vllm_process"]
         child = Child("vLLM", command, {**SETTINGS, **os.environ})
         self._running = wanted, child
         try:
-            _ask(child, wanted, START_SECONDS)
+            with session.clock.loading():
+                _ask(child, wanted, START_SECONDS)
         except BaseException:
             self.close()
             raise
-        session.load_seconds += time.monotonic() - began
         return child
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted, raise_on_signals
 from evolution_trainer.scratch import Scratch
+from evolution_trainer.timing import Clock
 
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos")
 """Told by Python and safetensors, and by torch, whose writer of files says nothing better."""
@@ -148,11 +149,12 @@ class Worker:
         return code
 
     def _do(self, order: Order) -> None:
-        store = open_store(order.store)
+        clock, store = Clock(), open_store(order.store)
         if self.in_pod:
-            pod.wait_for(store)
+            with clock.waiting():
+                pod.wait_for(store)
         session = self._session_for(order.model)
-        self._execution = Execution(order, store, session, self.pipe, self.cache, self.scratch, self.in_pod)
+        self._execution = Execution(order, store, session, self.pipe, self.cache, self.scratch, self.in_pod, clock)
         self._execution.do()
 
     def _session_for(self, uri: str) -> ModelSession:
