@@ -246,9 +246,7 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
         ),
         Rule(
             "!self.endpoint.matches('^https?://[^/]*@')",
-            text(
-                "holds a user or password, which anybody may read there; leave them out: a key is OPENAI_API_KEY in env"
-            ),
+            text("holds a user or password, which anybody may read there; leave them out: secretName names a key"),
             ".endpoint",
         ),
         Rule(
@@ -257,6 +255,13 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
             + " + self.name + "
             + text(" asks no server; leave it out, or give engine OpenAI"),
             ".endpoint",
+        ),
+        Rule(
+            "self.name == 'OpenAI' || self.secretName == ''",
+            _after_value(" is given, but engine ", "self.secretName")
+            + " + self.name + "
+            + text(" asks no server; leave it out, or give engine OpenAI"),
+            ".secretName",
         ),
     ),
     "spec.env": (

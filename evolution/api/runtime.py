@@ -173,6 +173,8 @@ class EngineSettings(Resource):
     """Transformers computes in the worker; VLLM starts vLLM there; OpenAI asks a server that has the model."""
     endpoint: Annotated[str, Field(max_length=2048)] = ""
     """Base URL of the server's API, as https://host/v1; for OpenAI only."""
+    secret_name: Annotated[str, Field(max_length=253)] = ""
+    """Secret in the run's namespace with the server's key as OPENAI_API_KEY; for OpenAI only, empty sends no key."""
 
     @model_validator(mode="after")
     def _somewhere(self) -> Self:
@@ -183,10 +185,14 @@ class EngineSettings(Resource):
         if "@" in self.endpoint.partition("://")[2].partition("/")[0]:
             raise ValueError(
                 "endpoint: holds a user or password, which anybody may read there; leave them out, and give the key as "
-                "OPENAI_API_KEY"
+                "OPENAI_API_KEY, which secretName can name on a cluster"
             )
         if self.name != "OpenAI" and self.endpoint:
             raise ValueError(f"endpoint: is {self.endpoint!r}, but engine {self.name} asks no server; leave it out")
+        if self.name != "OpenAI" and self.secret_name:
+            raise ValueError(
+                f"secretName: is {self.secret_name!r}, but engine {self.name} asks no server; leave it out"
+            )
         return self
 
 

@@ -262,6 +262,9 @@ def _env(
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             reference = {"name": runtime.store_secret_name, "key": name}
             env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+    if runtime.engine.secret_name:
+        reference = {"name": runtime.engine.secret_name, "key": "OPENAI_API_KEY"}
+        env.append({"name": "OPENAI_API_KEY", "valueFrom": {"secretKeyRef": reference}})
     if order.shards > 1:
         env.append({"name": "EVOLUTION_SHARD_INDEX", "valueFrom": {"fieldRef": {"fieldPath": INDEX}}})
     return env

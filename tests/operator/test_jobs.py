@@ -82,6 +82,13 @@ def test_credentials_come_from_the_secret_and_never_from_the_operator() -> None:
     found = environment(made(make_run(), "r1-train", storeSecretName="store"))
     assert found["AWS_SECRET_ACCESS_KEY"] == {"secretKeyRef": {"name": "store", "key": "AWS_SECRET_ACCESS_KEY"}}
     assert found["AWS_REGION"] == "eu-west-1"
+    assert "OPENAI_API_KEY" not in found
+
+
+def test_the_key_of_a_server_that_generates_text_comes_from_its_secret() -> None:
+    engine = {"name": "OpenAI", "endpoint": "https://models/v1", "secretName": "models"}
+    found = environment(made(make_run(), "r1-generate", engine=engine))
+    assert found["OPENAI_API_KEY"] == {"secretKeyRef": {"name": "models", "key": "OPENAI_API_KEY"}}
 
 
 def test_a_worker_gets_gpus_and_memory_of_its_kind_of_stage() -> None:
