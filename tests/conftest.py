@@ -1,6 +1,7 @@
 """Fixtures for every test."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import settings
 from minio_server import MinioBucket, MinioServer
 from minio_server import minio_server as running_minio
 from tools.build import Unavailable, binary
+
+# Shells start jobs in the background with SIGINT ignored, and programs that the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A deadline for one example says how busy the machine is, not whether the code is right.
 settings.register_profile("evolution", deadline=None)

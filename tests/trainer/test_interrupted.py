@@ -109,13 +109,16 @@ def test_a_stage_that_is_ended_again_and_again_ends_with_the_same_digests(name: 
 @pytest.mark.slow
 def test_a_run_on_a_laptop_that_is_interrupted_by_its_user_keeps_the_steps_so_far(tmp_path: Path) -> None:
     place = small_workplace(tmp_path, {"training": {"maxSteps": 100_000}}, documents=3)
-    run = place.start("run")
     runs = tmp_path / ".evolution" / "default" / "runs"
-    while not any(b'"steps"' in told.read_bytes() for told in runs.glob("*/progress/*")):
-        with pytest.raises(subprocess.TimeoutExpired):
-            run.wait(0.1)
-    run.send_signal(signal.SIGINT)
-    assert run.wait(60) == 130
+    run = place.start("run")
+    try:
+        while not any(b'"steps"' in told.read_bytes() for told in runs.glob("*/progress/*")):
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(0.1)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+    finally:
+        run.kill()
     assert len(list(runs.glob("*/checkpoints/*/training/*.json"))) == 1
 
 
