@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from simulated import OUTPUTS, PREPARED
+from simulated_worker import invented_manifest
 
 from evolution.plan.manifest import Artifact, Manifest, Timings
 from evolution.plan.order import Compute, Order, OrderStage
-from evolution.plan.stage import SEMANTICS, Kind, fingerprint, sha256
+from evolution.plan.stage import Kind
 from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
 from evolution.store.artifacts import Artifacts
 from evolution.store.open import open_store
@@ -67,7 +67,7 @@ class InventedWorker:
                 yield Failed(stage=stage.id, code=self._code, reason="Invented", message=message)
                 return
             inputs = {name: source.digest or "" for name, source in stage.inputs.items()}
-            manifest, _ = artifacts.commit(self._manifest(stage, inputs, artifacts))
+            manifest, _ = artifacts.commit(self._manifest(stage, inputs, artifacts, order.run))
             self.invention.done.append(manifest.fingerprint)
             yield Committed(stage=stage.id, manifest=manifest, adopted=False)
         yield OrderDone()
@@ -77,33 +77,17 @@ class InventedWorker:
 
     def stop(self) -> None: ...
 
-    def _manifest(self, stage: OrderStage, inputs: dict[str, str], artifacts: Artifacts) -> Manifest:
-        name = fingerprint(stage.kind, stage.parameters, inputs)
-        made = PREPARED[str(stage.parameters["source"])] if stage.kind is Kind.PREPARE else OUTPUTS[stage.kind]
-        outputs = {output: Artifact(digest=sha256(f"{name}/{output}".encode()), size=10, count=3) for output in made}
-        metrics = {}
+    def _manifest(self, stage: OrderStage, inputs: dict[str, str], artifacts: Artifacts, run: str) -> Manifest:
+        trained = self.invention.adapters.get(inputs.get("adapter", "")) if stage.kind is Kind.EVALUATE else None
+        right = self.invention.right(trained) if trained else 0
+        made = invented_manifest(stage, inputs, lambda _: right / QUESTIONS, run)
+        outputs = dict(made.outputs)
         if stage.kind is Kind.TRAIN:
             self.invention.adapters[outputs["adapter"].digest] = _trained(stage)
         if stage.kind is Kind.EVALUATE:
-            trained = self.invention.adapters.get(inputs.get("adapter", ""))
-            right = self.invention.right(trained) if trained else 0
-            wanted = stage.parameters["metrics"]
-            assert isinstance(wanted, list)
-            outputs["predictions"] = _predictions(artifacts, right, [str(metric) for metric in wanted])
-            mean = right / QUESTIONS
-            metrics["scores"] = {str(m): {"mean": mean, "low": mean, "high": mean, "n": QUESTIONS} for m in wanted}
-        return Manifest(
-            fingerprint=name,
-            kind=stage.kind,
-            semantics=SEMANTICS[stage.kind],
-            round=stage.round,
-            parameters=stage.parameters,
-            inputs=inputs,
-            outputs=outputs,
-            metrics=metrics,
-            timings=Timings(total=1.0, work=1.0),
-            warnings=self.invention.warns(stage),
-        )
+            outputs["predictions"] = _predictions(artifacts, right, list(made.scores))
+        on_a_laptop = {"timings": Timings(total=1.0, work=1.0), "warnings": self.invention.warns(stage)}
+        return made.model_copy(update={"outputs": outputs, **on_a_laptop})
 
 
 def _trained(stage: OrderStage) -> Trained:

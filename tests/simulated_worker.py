@@ -17,7 +17,7 @@ def commit_order(order: Order, artifacts: Artifacts, score: Score = rising) -> l
     done: dict[str, Manifest] = {}
     for stage in order.stages:
         inputs = {name: _digest(source, done) for name, source in stage.inputs.items()}
-        done[stage.id], _ = artifacts.commit(_manifest(stage, inputs, score, order.run))
+        done[stage.id], _ = artifacts.commit(invented_manifest(stage, inputs, score, order.run))
     return list(done.values())
 
 
@@ -25,7 +25,8 @@ def _digest(source: OrderInput, done: dict[str, Manifest]) -> str:
     return source.digest or done[source.stage or ""].outputs[source.output or ""].digest
 
 
-def _manifest(stage: OrderStage, inputs: dict[str, str], score: Score, run: str) -> Manifest:
+def invented_manifest(stage: OrderStage, inputs: dict[str, str], score: Score, run: str) -> Manifest:
+    """Of a stage of an order, done with inputs of these digests; `score` is of an evaluation, by round."""
     name = fingerprint(stage.kind, stage.parameters, inputs)
     made = PREPARED[str(stage.parameters["source"])] if stage.kind is Kind.PREPARE else OUTPUTS[stage.kind]
     metrics = {}

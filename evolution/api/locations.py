@@ -116,3 +116,8 @@ def claim_and_path(uri: str) -> tuple[str, str] | None:
         return None
     claim, _, path = uri.removeprefix("pvc://").partition("/")
     return claim, path.strip("/")
+
+
+def holds_user(address: str) -> bool:
+    """Whether a server's address holds a user or password: `https://user:password@host/path`."""
+    return "@" in address.partition("://")[2].partition("/")[0]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from evolution.api.locations import holds_user
 from evolution.api.run import Metadata, Resource
 
 Execution = Literal["Stage", "Round", "Run"]
@@ -182,7 +183,7 @@ class EngineSettings(Resource):
             raise ValueError(
                 f"endpoint: is {self.endpoint!r}, but engine OpenAI asks a server; give its http(s):// URL"
             )
-        if "@" in self.endpoint.partition("://")[2].partition("/")[0]:
+        if holds_user(self.endpoint):
             raise ValueError(
                 "endpoint: holds a user or password, which anybody may read there; leave them out, and give the key as "
                 "OPENAI_API_KEY, which secretName can name on a cluster"

@@ -138,6 +138,16 @@ class Cluster:
 
         return eventually(found, f"a running pod of {stage}")
 
+    def runtime(self, name: str, **spec: Any) -> None:
+        """Create an EvolutionRuntime of that name."""
+        body = {
+            "apiVersion": GROUP,
+            "kind": "EvolutionRuntime",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"image": "trainer", **spec},
+        }
+        self.api.create(object_path("evolutionruntimes", namespace=self.namespace, group=GROUP), body)
+
     def told(self, reason: str, name: str = "demo") -> str:
         """The message of the Event with that reason about a run, once it is there: Events come after the status."""
 

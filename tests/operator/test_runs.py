@@ -101,13 +101,7 @@ def test_a_permanent_failure_says_why_and_is_tried_again_when_asked(cluster: Clu
 
 def test_attempts_of_a_dying_worker_are_limited_and_the_last_one_is_told(cluster: Cluster) -> None:
     # One attempt here: the Job controller pauses ten seconds before it makes another pod.
-    body = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "impatient", "namespace": cluster.namespace},
-        "spec": {"image": "trainer", "retries": {"limit": 0}},
-    }
-    cluster.api.create(object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP), body)
+    cluster.runtime("impatient", retries={"limit": 0})
     cluster.fates.next(cluster.namespace, "r1-train", failed(137, "OutOfMemory", "killed"))
     cluster.apply(spec={"runtimeRef": {"kind": "EvolutionRuntime", "name": "impatient"}})
     cluster.until("Failed: OutOfMemory")
@@ -147,25 +141,12 @@ def test_without_its_runtime_a_run_says_so_and_starts_once_it_is_there(cluster: 
     run = cluster.until("Pending: RuntimeNotFound")
     assert "'late'" in cluster.condition("Stalled")["message"]
     assert kstatus(run) == "Failed"
-    late = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "late", "namespace": cluster.namespace},
-        "spec": {"image": "trainer"},
-    }
-    cluster.api.create(object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP), late)
+    cluster.runtime("late")
     cluster.until("Complete: *")
 
 
 def test_a_run_that_its_runtimes_engine_cannot_serve_says_so_before_a_job_is_made(cluster: Cluster) -> None:
-    runtimes = object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP)
-    body = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "swift", "namespace": cluster.namespace},
-        "spec": {"image": "trainer", "engine": {"name": "VLLM"}},
-    }
-    cluster.api.create(runtimes, body)
+    cluster.runtime("swift", engine={"name": "VLLM"})
     runtime_ref = {"kind": "EvolutionRuntime", "name": "swift"}
     cluster.apply(spec={"runtimeRef": runtime_ref, "training": {"variant": "DoRA"}})
     cluster.until("Pending: EngineCannotServe")
@@ -176,17 +157,11 @@ def test_a_run_that_its_runtimes_engine_cannot_serve_says_so_before_a_job_is_mad
 
 
 def test_workers_that_cannot_start_are_made_anew_when_their_runtime_is_mended(cluster: Cluster) -> None:
-    runtimes = object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP)
-    body = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "picky", "namespace": cluster.namespace},
-        "spec": {"image": "trainer", "nodeSelector": {"gpu": "of-next-year"}},
-    }
-    cluster.api.create(runtimes, body)
+    cluster.runtime("picky", nodeSelector={"gpu": "of-next-year"})
     cluster.apply(spec={"runtimeRef": {"kind": "EvolutionRuntime", "name": "picky"}})
     cluster.until("Queued: Unschedulable")
-    cluster.api.patch(f"{runtimes}/picky", {"spec": {"nodeSelector": None}})
+    picky = object_path("evolutionruntimes", "picky", cluster.namespace, GROUP)
+    cluster.api.patch(picky, {"spec": {"nodeSelector": None}})
     cluster.until("Complete: *")
 
 
@@ -268,13 +243,7 @@ def test_a_spent_budget_suspends_the_run_until_it_grows(cluster: Cluster) -> Non
 
 @pytest.mark.parametrize(("execution", "jobs"), [("Round", 4), ("Run", 1)])
 def test_fewer_pods_do_the_same_stages(cluster: Cluster, execution: str, jobs: int) -> None:
-    body = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "warm", "namespace": cluster.namespace},
-        "spec": {"image": "trainer", "execution": execution},
-    }
-    cluster.api.create(object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP), body)
+    cluster.runtime("warm", execution=execution)
     cluster.apply(spec={"runtimeRef": {"kind": "EvolutionRuntime", "name": "warm"}})
     run = cluster.until("Complete: *")
     assert run["status"]["progress"]["roundsCompleted"] == 3
@@ -282,13 +251,7 @@ def test_fewer_pods_do_the_same_stages(cluster: Cluster, execution: str, jobs: i
 
 
 def test_shards_share_a_generate_stage_as_one_indexed_job(cluster: Cluster) -> None:
-    body = {
-        "apiVersion": GROUP,
-        "kind": "EvolutionRuntime",
-        "metadata": {"name": "wide", "namespace": cluster.namespace},
-        "spec": {"image": "trainer", "shards": 3},
-    }
-    cluster.api.create(object_path("evolutionruntimes", namespace=cluster.namespace, group=GROUP), body)
+    cluster.runtime("wide", shards=3)
     cluster.apply(spec={"rounds": 1, "runtimeRef": {"kind": "EvolutionRuntime", "name": "wide"}})
     cluster.until("Complete: *")
     job = cluster.job("r1-generate")

@@ -116,8 +116,9 @@ def _fit(
             usage.flops += done.flops
             if not done.complete:
                 raise Preempted
-            shutil.rmtree(scratch := plan.scratch / "adapter", ignore_errors=True)
-            save_trained(model, scratch, session)
+            folder = plan.scratch / "adapter"
+            shutil.rmtree(folder, ignore_errors=True)
+            save_trained(model, folder, session)
             return done.log
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from evolution.api.locations import holds_user
+
 SECONDS = 5.0
 """Longest wait for an answer, and time between two messages."""
 AT_ONCE = 1000
@@ -45,7 +47,7 @@ class MLflowRun:
                 f"there is no server ({self._uri!r} is no http(s):// address); give one in mlflowURI of the runtime, "
                 "or on a laptop in MLFLOW_TRACKING_URI"
             )
-        if "@" in self._uri.partition("://")[2].partition("/")[0]:
+        if holds_user(self._uri):
             raise ValueError(
                 "the server's address holds a user or password; give them as MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD"
