@@ -7,6 +7,7 @@ worth saving, since it follows from the journals of the replies.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -96,8 +97,13 @@ class Asking:
     def _joined(self, known: Path) -> Iterator[tuple[Row, Row]]:
         return zip(self._documents(), read_rows(known), strict=True)
 
+    @cached_property
+    def _file(self) -> Path:
+        """The documents, compared with their digest once and not in every step."""
+        return self.stage.input("documents")
+
     def _documents(self) -> Iterator[Row]:
-        return islice(read_rows(self.stage.input("documents")), self.start, self.end)
+        return islice(read_rows(self._file), self.start, self.end)
 
     def _beginning(self) -> Path:
         """What is known of the documents before anything is asked: pairs of earlier rounds, and whether they rest."""
@@ -107,7 +113,7 @@ class Asking:
         ]
         rests = ByDocument(read_rows(self.stage.input("rests")) if "rests" in inputs else iter(()))
         with self.stage.rows_out("known") as out:
-            for number, document in enumerate(islice(read_rows(self.stage.input("documents")), self.end)):
+            for number, document in enumerate(islice(read_rows(self._file), self.end)):
                 id_ = document["id"]
                 pairs = [pair for rows in earlier for pair in rows.take(id_)]
                 rest = next(iter(rests.take(id_)), None)
