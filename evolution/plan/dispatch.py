@@ -39,7 +39,8 @@ def batches(graph: Graph, ready: Iterable[Stage], execution: Execution, taken: C
     """The stages to hand out now that `ready` could begin; ids in `taken` are some worker's already.
 
     With `Stage` each ready stage for itself; with `Round` everything of its round that needs nothing else; with `Run`
-    everything up to the end of the run, gate decisions included.
+    everything up to the end of the run, gate decisions included. An order of several stages waits while another one
+    still makes something for it: what it lacks would need an order of its own.
     """
     if execution == "Stage":
         return [Batch(execution, (stage,)) for stage in ready]
@@ -48,10 +49,27 @@ def batches(graph: Graph, ready: Iterable[Stage], execution: Execution, taken: C
     for stage in ready:
         if stage.id in gone:
             continue
+        if _waits_for_others(graph, stage, execution, gone):
+            continue
         together = _together(graph, stage, execution, gone)
         gone |= {other.id for other in together}
         found.append(Batch(execution, tuple(together)))
     return found
+
+
+def _waits_for_others(graph: Graph, first: Stage, execution: Execution, taken: Collection[str]) -> bool:
+    return any(
+        source.digest is None and source.stage in taken
+        for stage in graph.stages
+        if _may_follow(stage, first, execution) and stage.id not in taken
+        for source in stage.inputs.values()
+    )
+
+
+def _may_follow(stage: Stage, first: Stage, execution: Execution) -> bool:
+    if stage.done or stage.kind is Kind.PUBLISH:
+        return False
+    return execution == "Run" or (stage.round == first.round and not stage.tentative)
 
 
 def _together(graph: Graph, first: Stage, execution: Execution, taken: Collection[str]) -> list[Stage]:
@@ -59,9 +77,7 @@ def _together(graph: Graph, first: Stage, execution: Execution, taken: Collectio
     chosen = [first]
     ids = {first.id}
     for stage in graph.stages:
-        if stage.done or stage.id in ids or stage.id in taken or stage.kind is Kind.PUBLISH:
-            continue
-        if execution == "Round" and (stage.round != first.round or stage.tentative):
+        if stage.id in ids or stage.id in taken or not _may_follow(stage, first, execution):
             continue
         if all(source.digest is not None or source.stage in ids for source in stage.inputs.values()):
             chosen.append(stage)

@@ -215,6 +215,21 @@ def test_an_order_of_several_stages_stays_wanted_while_its_stages_get_done() -> 
     assert [(c.stage, c.job) for c in plan.status.current] == [("Train", "job")]
 
 
+@pytest.mark.parametrize("execution", ["Round", "Run"])
+def test_an_order_of_a_round_waits_for_what_another_order_still_makes_for_it(execution: Any) -> None:
+    run, world = make_run(), World()
+    advance(run, world, "r1-score")
+    for done in ("r1-train", "r1-evaluate"):
+        stage = next(stage for stage in decided(run, world).start if stage.id == done)
+        world.manifests[stage.fingerprint or ""] = finish(stage)
+    plan = decided(run, world)
+    assert plan.graph is not None
+    assert {stage.id for stage in plan.start} == {"r1-score", "r2-generate"}
+    others = [stage for stage in plan.start if stage.id != "r1-score"]
+    assert batches(plan.graph, others, execution, {"r1-score"}) == []  # r2-train needs its scores
+    assert [batch.first.id for batch in batches(plan.graph, others, "Stage", {"r1-score"})] == ["r2-generate"]
+
+
 def test_an_edit_that_reaches_into_an_order_stops_it() -> None:
     run, world = make_run(), World()
     advance(run, world, "r1-generate")
