@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from evolution.plan.manifest import Manifest, Record
+from evolution.plan.tally import Tally
 
 
 class ExitCode(IntEnum):
@@ -60,6 +61,8 @@ class Progress(Record):
     """A short figure worth seeing meanwhile: the loss."""
     updated_at: str = ""
     """RFC 3339, UTC."""
+    tally: Tally | None = None
+    """Of the worker that reports, as if it ended now."""
 
 
 class Committed(Record):
@@ -71,7 +74,10 @@ class Committed(Record):
 
 
 class OrderDone(Record):
+    """The last word about an order that is done."""
+
     event: Literal["order-done"] = "order-done"
+    tally: Tally | None = None
 
 
 class Failed(Record):
@@ -86,6 +92,7 @@ class Failed(Record):
     """For people: what was wrong, which value, what would be right, where."""
     artifact: str = ""
     """Digest of the blob that is missing or damaged."""
+    tally: Tally | None = None
 
 
 Event = Annotated[
