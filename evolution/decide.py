@@ -55,7 +55,9 @@ class Plan:
 
 def decide(run: EvolutionRun, seen: Observation) -> Plan:
     """What to look up, start and stop next, and the status that says so."""
-    over_budget = run.spec.budget is not None and seen.gpu_seconds_used >= run.spec.budget.gpu_hours * 3600
+    over_budget = (
+        run.spec.budget is not None and seen.ledger.allocated(seen.now) >= run.spec.budget.gpu_hours * 3_600_000
+    )
     graph = _unfold_within_budget(run, seen.manifests, over_budget=over_budget)
     if graph.unknown:
         return Plan(lookups=graph.unknown, graph=graph, status=seen.previous)

@@ -16,6 +16,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Literal, Self, get_args
 
+from evolution.api.run import EvolutionRunSpec
+from evolution.plan.gate import Verdict, after_round
+from evolution.plan.graph import Graph
 from evolution.plan.manifest import Record
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally
@@ -176,6 +179,13 @@ class Ledger(Record):
 
         return self._with(decided(attempt) for attempt in self.attempts)
 
+    def judging(self, spec: EvolutionRunSpec, graph: Graph) -> Self:
+        """With what the graph of the run decides: the fate of saved work, and which rounds were promoted."""
+        done = frozenset(stage.fingerprint for stage in graph.stages if stage.fingerprint and stage.done)
+        wanted = frozenset(stage.fingerprint for stage in graph.stages if stage.fingerprint and not stage.done)
+        settled = self.settling(done, wanted)
+        return settled.model_copy(update={"evaluated": {**_evaluated(spec, graph), **self.evaluated}})
+
     @property
     def open(self) -> tuple[Attempt, ...]:
         """Attempts under way."""
@@ -261,6 +271,20 @@ class Ledger(Record):
                 "older_rounds": old.held_in_round(never),
             }
         )
+
+
+def _evaluated(spec: EvolutionRunSpec, graph: Graph) -> dict[str, Literal["promoted", "rejected"]]:
+    """Of all rounds up to the first one that is not evaluated, in their order."""
+    evaluations = {stage.round: stage.manifest for stage in graph.stages if stage.kind is Kind.EVALUATE}
+    found: dict[str, Literal["promoted", "rejected"]] = {}
+    verdict = Verdict()
+    for round_, manifest in sorted(evaluations.items()):
+        if manifest is None:
+            break
+        verdict = after_round(spec.gate, verdict, round_, manifest.scores[spec.gate_metric])
+        if round_ > 0:
+            found[manifest.fingerprint[:16]] = "promoted" if verdict.best == round_ else "rejected"
+    return found
 
 
 def _add(sums: dict[Kind, Milliseconds], kind: Kind, class_: Class, value: int) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from evolution.api.status import EvolutionRunStatus
+from evolution.ledger import Ledger
 from evolution.plan.graph import Manifests
 from evolution.plan.manifest import Record
 from evolution.plan.worker import Progress
@@ -65,7 +66,8 @@ class Observation:
     """Fingerprints of stages that cannot be started yet: an earlier Job of theirs is still being removed."""
     blocked: Wait | None = None
     """Why nothing at all can be started."""
-    gpu_seconds_used: float = 0.0
+    ledger: Ledger = field(default_factory=Ledger)
+    """What the run's attempts have held so far: what its budget counts."""
     retry_limit: int = 3
     """Counted failures after which a stage is given up."""
     previous: EvolutionRunStatus = field(default_factory=EvolutionRunStatus)

@@ -11,20 +11,24 @@ from evolution.api.status import (
     CurrentStage,
     EvolutionRunStatus,
     GpuSeconds,
+    RoundQuality,
     RoundRecord,
     RunProgress,
     Scores,
     State,
 )
+from evolution.ledger import CLASSES
 from evolution.observation import Active, Failure, Observation, Wait
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind
+from evolution.quality import Quality, quality
 
 Situation = Literal["Running", "Suspended", "OverBudget", "Failed", "Complete"]
 Claim = tuple[ConditionType, bool, str, str]
 """A condition as (type, holds, reason, message)."""
 ROUNDS_IN_STATUS = 20
+REASONS_IN_STATUS = 8
 
 
 def build_status(
@@ -46,7 +50,7 @@ def build_status(
     state = _state(situation, active, graph, hindrance)
     conditions = _conditions(run, graph, situation, failure, active, hindrance)
     baseline = graph.stage("r0-evaluate")
-    records = _rounds(graph)
+    records = _rounds(graph, seen.ledger.held_in_round(seen.now))
     return EvolutionRunStatus(
         observed_generation=seen.generation,
         state=state,
@@ -57,8 +61,8 @@ def build_status(
         baseline=Scores(scores=_scores(baseline.manifest)) if baseline and baseline.manifest else None,
         best=_best(run, graph, best) if best and best.manifest else None,
         rounds=tuple(records[-ROUNDS_IN_STATUS:]),
-        gpu_seconds=_gpu_seconds(graph),
-        gpu_hours=f"{seen.gpu_seconds_used / 3600:.2f}",
+        gpu_seconds=_gpu_seconds(seen),
+        gpu_hours=f"{seen.ledger.allocated(seen.now) / 3_600_000:.2f}",
         history_uri=seen.history_uri,
         last_handled_retry_at=seen.retry_requested_at or seen.previous.last_handled_retry_at,
     )
@@ -254,14 +258,14 @@ def _best(run: EvolutionRun, graph: Graph, evaluation: Stage) -> BestRound:
     return BestRound(round=graph.verdict.best, score=scores[run.spec.gate_metric], adapter_uri=published, scores=scores)
 
 
-def _rounds(graph: Graph) -> list[RoundRecord]:
+def _rounds(graph: Graph, held: Mapping[int, int]) -> list[RoundRecord]:
     rounds = sorted(
         {stage.round for stage in graph.stages if stage.round > 0 and stage.done and stage.kind is not Kind.PUBLISH}
     )
-    return [_round(graph, round_) for round_ in rounds]
+    return [_round(graph, round_, held.get(round_, 0)) for round_ in rounds]
 
 
-def _round(graph: Graph, round_: int) -> RoundRecord:
+def _round(graph: Graph, round_: int, held: int) -> RoundRecord:
     done = {
         s.kind: s.manifest
         for s in graph.stages
@@ -276,11 +280,45 @@ def _round(graph: Graph, round_: int) -> RoundRecord:
         loss=f"{loss:.4f}" if isinstance(loss, int | float) else None,
         scores=_scores(done.get(Kind.EVALUATE)),
         seconds=round(sum(manifest.timings.total for manifest in done.values())),
+        gpu_seconds=_seconds(held),
+        quality=_quality(quality(round_, done.values())),
         stages={kind.value: manifest.fingerprint[:8] for kind, manifest in done.items()},
     )
 
 
-def _gpu_seconds(graph: Graph) -> GpuSeconds:
-    timings = [stage.manifest.timings for stage in graph.stages if stage.manifest is not None]
-    productive = sum(t.work * t.gpus for t in timings)
-    return GpuSeconds(productive=round(productive), overhead=round(sum(t.total * t.gpus for t in timings) - productive))
+def _quality(found: Quality) -> RoundQuality | None:
+    frequent = sorted(found.rejects.items(), key=lambda item: (-item[1], item[0]))
+    rejects = dict(frequent[:REASONS_IN_STATUS])
+    if others := sum(count for _, count in frequent[REASONS_IN_STATUS:]):
+        rejects["Other"] = rejects.get("Other", 0) + others
+    told = RoundQuality(
+        rejects=rejects,
+        duplicates=_decimal(found.duplicates),
+        coverage=_decimal(found.coverage),
+        question_tokens=_decimal(found.question_tokens.get("0.5")),
+        answer_tokens=_decimal(found.answer_tokens.get("0.5")),
+        ifd=_decimal(found.ifd.get("0.5")),
+        overlap=found.overlap,
+    )
+    return told if told != RoundQuality() else None
+
+
+def _decimal(value: float | None) -> str | None:
+    """As the conventions of the Kubernetes API want fractions."""
+    return None if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
+
+
+def _gpu_seconds(seen: Observation) -> GpuSeconds:
+    held = seen.ledger.by_class()
+    overhead = sum(held[class_] for class_ in CLASSES if class_ not in ("productive", "wasted"))
+    return GpuSeconds(
+        productive=_seconds(held["productive"]),
+        overhead=_seconds(overhead),
+        wasted=_seconds(held["wasted"]),
+        unsettled=_seconds(seen.ledger.unsettled(seen.now)),
+        queued=_seconds(seen.ledger.queued(seen.now)),
+    )
+
+
+def _seconds(milliseconds: int) -> int:
+    return round(milliseconds / 1000)

@@ -84,6 +84,25 @@ class BestRound(StatusPart):
     """Mean of each metric, 0 to 1."""
 
 
+class RoundQuality(StatusPart):
+    """What the data of a round are like; what is not known is left out."""
+
+    rejects: dict[str, int] = {}
+    """Questions and answers that were not kept, by reason: the eight most frequent ones, and the sum of all Other."""
+    duplicates: str | None = None
+    """Share of the answered questions that were rejected as equal to an earlier one."""
+    coverage: str | None = None
+    """Share of the documents with at least one pair."""
+    question_tokens: str | None = None
+    """Median length of the pairs' questions."""
+    answer_tokens: str | None = None
+    """Median length of the pairs' answers."""
+    ifd: str | None = None
+    """Median difficulty of the pairs (IFD)."""
+    overlap: int | None = None
+    """Evaluation questions that were also asked in the training pairs."""
+
+
 class RoundRecord(StatusPart):
     """A round in few figures; the full record is in the store."""
 
@@ -99,21 +118,27 @@ class RoundRecord(StatusPart):
     """Mean of each metric, 0 to 1."""
     seconds: int | None = None
     """Sum over its stages."""
+    gpu_seconds: int | None = None
+    """GPU-seconds that this run's attempts at it held; stages that stood already cost nothing."""
+    quality: RoundQuality | None = None
+    """What its data are like."""
     stages: dict[str, str] = {}
     """First 8 digits of the fingerprint of each finished stage."""
 
 
 class GpuSeconds(StatusPart):
-    """GPU-seconds behind the stages of this run, whoever did them."""
+    """GPU-seconds of this run's own attempts; without those queued they add up to what was held."""
 
     productive: int = 0
     """Spent on the work itself."""
     overhead: int = 0
-    """Spent on loading models and moving artifacts."""
+    """Spent on cold starts, moving artifacts, checkpoints, and waiting while GPUs were held."""
     wasted: int = 0
     """Spent on attempts that came to nothing."""
+    unsettled: int = 0
+    """Held by attempts under way, or for work that a checkpoint has saved: what comes of it is not known yet."""
     queued: int = 0
-    """Spent waiting."""
+    """Waited for, and not held."""
 
 
 class EvolutionRunStatus(StatusPart):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from evolution.api.runtime import EngineSettings
 from evolution.decide import PERMANENT, Plan
+from evolution.ledger import Ledger
 from evolution.local.observe import settle
 from evolution.local.places import StoredRun
 from evolution.local.worker import Worker
@@ -44,7 +45,7 @@ class Runner:
     audience: Audience
     known: dict[str, Manifest | None] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
-    gpu_seconds: float = 0.0
+    ledger: Ledger = field(default_factory=Ledger)
     worker: Worker | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
     told: set[str] = field(default_factory=set)
@@ -68,7 +69,7 @@ class Runner:
             StoreError: the store cannot be read or written.
         """
         history = read_history(self.local.artifacts.store, self.local.id)
-        self.gpu_seconds = history.gpu_seconds_used if history else 0.0
+        self.ledger = history.ledger if history else Ledger()
         plan = Plan(status=history.status) if history else Plan()
         while True:
             plan = self._decide(plan)
@@ -89,7 +90,7 @@ class Runner:
                 plan.graph,
                 plan.status,
                 failures=self.failures,
-                gpu_seconds=self.gpu_seconds,
+                ledger=self.ledger,
             )
         self.audience.planned(plan)
         return plan
@@ -108,7 +109,7 @@ class Runner:
             manifests=self.known,
             now=datetime.now(UTC),
             failures=self.failures,
-            gpu_seconds_used=self.gpu_seconds,
+            ledger=self.ledger,
             previous=before.status,
             history_uri=f"{self.local.artifacts.store.uri}/{keys.history(self.local.id)}",
         )
@@ -150,8 +151,6 @@ class Runner:
         manifest = event.manifest
         self.known[manifest.fingerprint] = manifest
         self.failures.pop(manifest.fingerprint, None)
-        if not event.adopted:
-            self.gpu_seconds += manifest.timings.total * manifest.timings.gpus
         for warning in manifest.warnings:
             kind = re.sub(r"\d+", "", warning)
             if kind not in self.told:

@@ -7,6 +7,7 @@ from pydantic import JsonValue, ValidationError
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
+from evolution.ledger import Ledger
 from evolution.observation import Failure
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Manifest, Record
@@ -24,8 +25,8 @@ class History(Record):
     status: EvolutionRunStatus = EvolutionRunStatus()
     failures: dict[str, Failure] = {}
     """By fingerprint, of the last attempt to go on with the run."""
-    gpu_seconds_used: float = 0.0
-    """GPU-seconds that this run's own attempts took; adopted stages cost nothing."""
+    ledger: Ledger = Ledger()
+    """What this run's own attempts held; adopted stages cost nothing."""
     manifests: dict[str, Manifest] = {}
     """By fingerprint, in short: lets an operator that starts go on without reading every stage."""
 
@@ -49,7 +50,7 @@ def write_history(
     status: EvolutionRunStatus,
     *,
     failures: Mapping[str, Failure],
-    gpu_seconds: float,
+    ledger: Ledger,
     manifests: Mapping[str, Manifest] = MappingProxyType({}),
 ) -> None:
     history = History(
@@ -57,7 +58,7 @@ def write_history(
         stages={stage.id: stage.fingerprint for stage in graph.stages if stage.done and stage.fingerprint},
         status=status,
         failures=dict(failures),
-        gpu_seconds_used=gpu_seconds,
+        ledger=ledger,
         manifests=dict(manifests),
     )
     store.write(keys.history(run_id), history.to_json())

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
+from evolution.ledger import Ledger
 from evolution.observation import Failure
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Artifact, Manifest
@@ -35,6 +36,7 @@ class Memory:
     uid: str
     manifests: dict[str, Manifest] = field(default_factory=dict)
     """In short, by fingerprint."""
+    ledger: Ledger = field(default_factory=Ledger)
     progress: dict[str, Progress] = field(default_factory=dict)
     """By name of the Job."""
     polled_at: datetime | None = None
@@ -74,7 +76,7 @@ class Knowledge:
         if history is None:
             return Memory(uid)
         stages = frozenset(history.stages.values())
-        return Memory(uid, dict(history.manifests), written=stages, written_state=history.status.state)
+        return Memory(uid, dict(history.manifests), history.ledger, written=stages, written_state=history.status.state)
 
     async def manifests(self, namespace: str, fingerprints: Iterable[str]) -> dict[str, Manifest | None]:
         """The manifests of finished stages, in short; None for stages that are not done.
@@ -107,14 +109,14 @@ class Knowledge:
         graph: Graph,
         status: EvolutionRunStatus,
         failures: Mapping[str, Failure],
-        gpu_seconds: float,
+        ledger: Ledger,
     ) -> None:
         done = {s.fingerprint: s.manifest for s in graph.stages if s.fingerprint and s.manifest}
         kept = dict(list(done.items())[-REMEMBERED_STAGES:])
         store = self._of(run.metadata.namespace).store
 
         def write() -> None:
-            write_history(store, run_id, run, graph, status, failures=failures, gpu_seconds=gpu_seconds, manifests=kept)
+            write_history(store, run_id, run, graph, status, failures=failures, ledger=ledger, manifests=kept)
 
         await self._ask(write)
 

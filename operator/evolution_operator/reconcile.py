@@ -217,7 +217,7 @@ class Reconciler:
                 active=found.active,
                 failures=found.failures,
                 withheld=found.withheld,
-                gpu_seconds_used=subject.gpu_seconds,
+                ledger=memory.ledger,
             )
             plan = decide(subject.run, seen)
             if not plan.lookups:

@@ -77,6 +77,6 @@ class Reporter:
             if early or done == memory.written:
                 return
         await self._knowledge.write_history(
-            subject.run, subject.id, plan.graph, plan.status, jobs.failures, subject.gpu_seconds
+            subject.run, subject.id, plan.graph, plan.status, jobs.failures, subject.memory.ledger
         )
         memory.written, memory.written_state, memory.written_at = done, state, now

@@ -38,12 +38,6 @@ class Subject:
     def id(self) -> str:
         return run_id(self.record.key.name, self.record.uid)
 
-    @property
-    def gpu_seconds(self) -> float:
-        """Of the stages that this run's own workers did; adopted ones cost nothing."""
-        own = (manifest.timings for manifest in self.memory.manifests.values() if manifest.run == self.id)
-        return sum(timings.total * timings.gpus for timings in own)
-
 
 def status_of(body: dict[str, Any]) -> EvolutionRunStatus:
     try:

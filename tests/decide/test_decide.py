@@ -11,8 +11,10 @@ from simulated import World, finish, make_run
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
 from evolution.decide import Plan, decide
+from evolution.ledger import Attempt, Ledger
 from evolution.observation import Active, Failure, Observation
 from evolution.plan.manifest import Manifest
+from evolution.plan.stage import Kind
 from evolution.plan.worker import ExitCode, Progress
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -27,6 +29,14 @@ def decided(run: EvolutionRun, world: World, **more: Any) -> Plan:
     while (plan := decide(run, seen(known, **more))).lookups:
         known |= {fingerprint: world.manifests.get(fingerprint) for fingerprint in plan.lookups}
     return plan
+
+
+def held(seconds: int, *, gpus: int = 1, ended: bool = True) -> Ledger:
+    """Of an attempt that began so many seconds before noon, and has ended or is under way."""
+    began = (NOON - timedelta(seconds=seconds)).isoformat()
+    end: dict[str, Any] = {"ended_at": NOON.isoformat(), "result": "succeeded"} if ended else {}
+    times = {"queued_at": began, "allocated_at": began, "started_at": began, **end}
+    return Ledger().noting([Attempt(worker="pod", kind=Kind.TRAIN, round=1, gpus=gpus, **times)])
 
 
 def failure(code: int, *, count: int = 1, at: datetime = NOON) -> Failure:
@@ -120,11 +130,11 @@ def test_a_failure_of_a_stage_that_an_edit_made_unwanted_is_forgotten() -> None:
 def test_a_spent_budget_suspends_the_run_until_it_grows() -> None:
     world = World()
     small, large = make_run({"budget": {"gpuHours": 1}}), make_run({"budget": {"gpuHours": 2}})
-    plan = decided(small, world, gpu_seconds_used=3600.0)
+    plan = decided(small, world, ledger=held(3600))
     exceeded = plan.status.condition("BudgetExceeded")
     assert exceeded is not None
     assert (plan.start, plan.status.state, exceeded.status) == ((), "Suspended", "True")
-    assert decided(large, world, gpu_seconds_used=3600.0).start
+    assert decided(large, world, ledger=held(3600)).start
 
 
 def test_a_spent_budget_can_end_the_run_with_the_rounds_it_has() -> None:
@@ -133,10 +143,10 @@ def test_a_spent_budget_can_end_the_run_with_the_rounds_it_has() -> None:
     while world.graph(run).stage("r2-evaluate").done is False:  # type: ignore[union-attr]
         for stage in decided(run, world).start:
             world.manifests[stage.fingerprint or ""] = finish(stage)
-    plan = decided(run, world, gpu_seconds_used=4000.0)
+    plan = decided(run, world, ledger=held(4000))
     assert [stage.id for stage in plan.start] == ["publish"]
     world.manifests[plan.start[0].fingerprint or ""] = finish(plan.start[0])
-    complete = decided(run, world, gpu_seconds_used=4000.0).status.condition("Complete")
+    complete = decided(run, world, ledger=held(4000)).status.condition("Complete")
     assert complete is not None
     assert (complete.status, complete.reason) == ("True", "Budget")
 
