@@ -79,7 +79,7 @@ RUN_INFO = _family(
     "run_info",
     "gauge",
     (*RUN, "base_model", "gpu_class", "queue", "eval_digest"),
-    "Always 1: what the run adapts, on which GPUs, in which queue, and the first digits of its evaluation set's digest.",
+    "Always 1: what the run adapts, on which GPUs, in which queue, and its evaluation set's first digits.",
 )
 RUN_PHASE = _family("Run", "run_phase", "gauge", (*RUN, "phase"), "1 for the phase that the run is in, else 0.")
 RUN_ROUND = _family("Run", "run_round", "gauge", RUN, "Round that the run is in; 0 before the first.")

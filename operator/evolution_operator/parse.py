@@ -50,6 +50,8 @@ _PHASES: Mapping[str, PodPhase] = {
 def run_record(body: Body) -> RunRecord:
     meta = _mapping(body.get("metadata"))
     spec = _mapping(body.get("spec"))
+    status = _mapping(body.get("status"))
+    ended = _condition(status, "Complete") or _condition(status, "Failed")
     ref = _mapping(spec.get("runtimeRef"))
     namespace = _text(meta.get("namespace"))
     kept = _kept_metadata(meta)
@@ -65,6 +67,9 @@ def run_record(body: Body) -> RunRecord:
         ),
         intent=hash(_json({"metadata": kept, "spec": spec})),
         body=_json({**body, "metadata": kept}),
+        created_at=_text(meta.get("creationTimestamp")),
+        phase=intern(_text(status.get("state")) or "Pending"),
+        ended_at=_text(ended.get("lastTransitionTime")),
     )
 
 
@@ -184,6 +189,12 @@ def _kept_metadata(meta: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(annotations, Mapping) and _APPLIED in annotations:
         kept["annotations"] = {key: value for key, value in annotations.items() if key != _APPLIED}
     return kept
+
+
+def _condition(status: Mapping[str, Any], type_: str) -> Mapping[str, Any]:
+    """The condition, if it holds."""
+    conditions = _mappings(status.get("conditions"))
+    return next((c for c in conditions if c.get("type") == type_ and c.get("status") == "True"), {})
 
 
 def _owner(meta: Mapping[str, Any]) -> Mapping[str, Any]:

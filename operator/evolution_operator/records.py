@@ -55,6 +55,12 @@ class RunRecord:
     """Hash of everything but the status: what the author asks for."""
     body: bytes
     """The object as JSON, without managedFields and resourceVersion: parsed when the run is reconciled."""
+    created_at: str
+    """RFC 3339."""
+    phase: str
+    """`status.state`; Pending before the operator has written one."""
+    ended_at: str
+    """RFC 3339: since when it is complete or has failed; empty while it is neither."""
 
 
 @dataclass(frozen=True, slots=True)
