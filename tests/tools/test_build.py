@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from tools.build import Unavailable, binary
 
+GO_THAT_WRITES_ITS_ARGUMENTS = """#!/bin/sh
+arguments="$*"
+while [ "$1" != -o ]; do shift; done
+echo "$arguments" >"$2"
+"""
+
 
 def program(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,3 +49,12 @@ def test_a_build_that_fails_says_why_and_leaves_no_program(tmp_path: Path, monke
     with pytest.raises(Unavailable, match="could not be built: no network"):
         binary("minio")
     assert [p.name for p in (tmp_path / "cache" / "evolution" / "bin").iterdir()] == ["minio.lock"]
+
+
+def test_prometheus_is_built_without_service_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = program(tmp_path / "go")
+    go.write_text(GO_THAT_WRITES_ITS_ARGUMENTS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    assert "-tags remove_all_sd" in binary("promtool").read_text()
