@@ -104,6 +104,8 @@ WRONG_RUNTIMES: list[Mistake] = [
     ({"spec.engine": {"name": "VLLM", "secretName": "key"}}, ["spec.engine.secretName", '"key" is given, but engine VLLM asks no server']),
     ({"spec.env": {"1A": "x"}}, ["spec.env", "no name of a variable", "use letters, digits and '_'"]),
     ({"spec.env": {"EVOLUTION_GRACE_SECONDS": "5"}}, ["spec.env", "EVOLUTION_GRACE_SECONDS is set by the operator"]),
+    ({"spec.env": {"EVOLUTION_WORKER": "me"}}, ["spec.env", "EVOLUTION_WORKER is set by the operator"]),
+    ({"spec.gpuClass": "NVIDIA H100"}, ["spec.gpuClass", '"NVIDIA H100" does not fit', "as h100"]),
     ({"spec.env": {"AWS_SECRET_ACCESS_KEY": "x"}}, ["spec.env", "AWS_SECRET_ACCESS_KEY is set by the operator", "storeSecretName"]),
     ({"spec.tolerations": [{"operator": "Exists", "value": "a"}]}, ["spec.tolerations[0].value", '"a" cannot be the value', "leave it out"]),
     ({"spec.tolerations": [{}]}, ["spec.tolerations[0].key", "is empty", "operator Exists"]),

@@ -20,6 +20,7 @@ QUANTITY_PATTERN = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
 DURATION_PATTERN = r"^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,7}s)?$"
 RESOURCE_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 NODE_PATH_PATTERN = r"^(/[^/].*)?$"
+GPU_CLASS_PATTERN = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 
 RESERVED_VARIABLES = (
     "EVOLUTION_ORDER",
@@ -28,6 +29,7 @@ RESERVED_VARIABLES = (
     "EVOLUTION_CLAIMS",
     "EVOLUTION_GRACE_SECONDS",
     "EVOLUTION_SHARD_INDEX",
+    "EVOLUTION_WORKER",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
 )
@@ -63,6 +65,7 @@ PATTERN_MEANINGS = {
     DURATION_PATTERN: "give hours, minutes and seconds in this order: 90s, 30m or 1h30m",
     RESOURCE_NAME_PATTERN: "give the resource name of a GPU on the nodes, as nvidia.com/gpu",
     NODE_PATH_PATTERN: "give the absolute path of a folder on the nodes, as /var/cache/evolution",
+    GPU_CLASS_PATTERN: "give a short name of the GPUs, as h100: letters, digits, '-', '_' and '.'",
 }
 """What to tell somebody whose text does not match."""
 
@@ -239,6 +242,8 @@ class EvolutionRuntimeSpec(Resource):
     """What a worker gets, unless `stages` says otherwise."""
     stages: StageResources = StageResources()
     """Resources of single kinds of stage; only with execution Stage."""
+    gpu_class: Annotated[str, Field(pattern=GPU_CLASS_PATTERN, max_length=63)] = ""
+    """What the GPUs of the nodes are called, as h100 or l40s: their price is looked up by it."""
     node_selector: dict[str, str] = {}
     """Labels of the nodes that may run workers."""
     tolerations: Annotated[tuple[Toleration, ...], Field(strict=False, max_length=32)] = ()

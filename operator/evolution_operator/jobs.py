@@ -12,11 +12,15 @@ from evolution.plan.stage import Kind, canonical_json, sha256
 from evolution.plan.worker import ExitCode
 from evolution_operator.records import (
     FINGERPRINT,
+    GPUS,
+    KIND,
     MANAGED_BY,
     OPERATOR,
     QUEUE_LABEL,
     RECIPE,
+    ROUND,
     RUN_LABEL,
+    RUN_UID,
     RUNTIME_DIGEST,
     SHARDS,
     STAGES,
@@ -74,7 +78,7 @@ def build_job(
     labels = {
         MANAGED_BY: OPERATOR,
         RUN_LABEL: meta.name,
-        "selfevolution.io/round": str(batch.first.round),
+        ROUND: str(batch.first.round),
         "selfevolution.io/stage": batch.first.kind.value if batch.execution == "Stage" else batch.execution,
     }
     stages = batch.stages[: len(order.stages)]
@@ -85,8 +89,14 @@ def build_job(
     }
     if batch.execution != "Stage":
         annotations[RECIPE] = joint_recipe(stages)
+    told = {
+        FINGERPRINT: batch.fingerprint,
+        KIND: batch.first.kind.value,
+        GPUS: str(_resources(runtime, batch).gpus),
+        RUN_UID: uid,
+    }
     if order.shards > 1:
-        annotations[SHARDS] = str(order.shards)
+        annotations[SHARDS] = told[SHARDS] = str(order.shards)
     queue = meta.labels.get(QUEUE_LABEL) or runtime.queue_name
     job: dict[str, Any] = {
         "apiVersion": "batch/v1",
@@ -113,7 +123,10 @@ def build_job(
             "ttlSecondsAfterFinished": seconds(runtime.finished_job_ttl),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
-            "template": {"metadata": {"labels": labels}, "spec": _pod(run, runtime, batch, order, environment)},
+            "template": {
+                "metadata": {"labels": labels, "annotations": told},
+                "spec": _pod(run, runtime, batch, order, environment),
+            },
         },
     }
     if order.shards > 1:
@@ -258,6 +271,7 @@ def _env(
     env: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in {**environment, **runtime.env, **fixed}.items()
     ]
+    env.append({"name": "EVOLUTION_WORKER", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     if runtime.store_secret_name:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             reference = {"name": runtime.store_secret_name, "key": name}

@@ -6,10 +6,15 @@ from functools import lru_cache
 from sys import intern
 from typing import Any
 
+from evolution.plan.stage import Kind
 from evolution_operator.records import (
     FINGERPRINT,
+    GPUS,
+    KIND,
     RECIPE,
+    ROUND,
     RUN_LABEL,
+    RUN_UID,
     RUNTIME_DIGEST,
     SHARDS,
     STAGES,
@@ -31,6 +36,7 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 _JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+_KINDS: Mapping[str, Kind] = {kind.value: kind for kind in Kind}
 _PLAIN_ENDINGS = frozenset({"Completed", "Error"})
 # A Job meets its success criteria before its last pod is cleaned up, and only then is Complete. The work is done with
 # the first of the two. A Job with FailureTarget still has pods that may end well or commit: it is active until Failed.
@@ -39,6 +45,7 @@ _ENDINGS: tuple[tuple[str, JobState], ...] = (
     ("SuccessCriteriaMet", "Complete"),
     ("Complete", "Complete"),
 )
+_ENDED: frozenset[PodPhase] = frozenset({"Succeeded", "Failed"})
 _PHASES: Mapping[str, PodPhase] = {
     "Pending": "Pending",
     "Running": "Running",
@@ -102,7 +109,7 @@ def job_record(body: Body) -> JobRecord:
         fingerprint=_text(annotations.get(FINGERPRINT)),
         stages=_stages(_text(annotations.get(STAGES))),
         recipe=intern(_text(annotations.get(RECIPE))),
-        shards=int(shards) if (shards := _text(annotations.get(SHARDS))).isdigit() else 1,
+        shards=_number(annotations.get(SHARDS), 1),
         runtime_digest=intern(_text(annotations.get(RUNTIME_DIGEST))),
         state=state,
         deleting="deletionTimestamp" in meta,
@@ -117,6 +124,7 @@ def pod_record(body: Body) -> PodRecord:
     meta = _mapping(body.get("metadata"))
     status = _mapping(body.get("status"))
     labels = _mapping(meta.get("labels"))
+    annotations = _mapping(meta.get("annotations"))
     phase = _PHASES.get(_text(status.get("phase")), "Unknown")
     state = _mapping(_worker(status).get("state"))
     ended = _mapping(state.get("terminated"))
@@ -132,16 +140,20 @@ def pod_record(body: Body) -> PodRecord:
         deleting="deletionTimestamp" in meta,
         created_at=_text(meta.get("creationTimestamp")),
         started_at=_text(ended.get("startedAt")) or _text(_mapping(state.get("running")).get("startedAt")),
-        finished_at=_text(ended.get("finishedAt")),
+        finished_at=_text(ended.get("finishedAt")) or (_last_change(status) if phase in _ENDED else ""),
         exit_code=exit_code if isinstance(exit_code, int) else None,
         message=_ending_message(status, ended, phase),
-        disrupted=any(
-            condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
-            for condition in _mappings(status.get("conditions"))
-        ),
+        disrupted=bool(_condition(status, "DisruptionTarget")),
         waiting_reason=intern(waiting_reason),
         waiting_message=intern(waiting_message),
         index=_index(meta),
+        run_uid=intern(_text(annotations.get(RUN_UID))),
+        kind=_KINDS.get(_text(annotations.get(KIND))),
+        fingerprint=intern(_text(annotations.get(FINGERPRINT))),
+        round=_number(labels.get(ROUND), 0),
+        gpus=_number(annotations.get(GPUS), 0),
+        shards=_number(annotations.get(SHARDS), 1),
+        scheduled_at=_text(_condition(status, "PodScheduled").get("lastTransitionTime")),
     )
 
 
@@ -177,6 +189,10 @@ def _mappings(value: object) -> Iterator[Mapping[str, Any]]:
 
 def _text(value: object) -> str:
     return str(value) if isinstance(value, str) else ""
+
+
+def _number(value: object, otherwise: int) -> int:
+    return int(text) if (text := _text(value)).isdigit() else otherwise
 
 
 def _json(value: object) -> bytes:
@@ -234,6 +250,10 @@ def _ending_message(status: Mapping[str, Any], ended: Mapping[str, Any], phase: 
     if phase != "Failed":
         return ""
     return ": ".join(filter(None, (_text(status.get("reason")), _text(status.get("message")))))
+
+
+def _last_change(status: Mapping[str, Any]) -> str:
+    return max((_text(c.get("lastTransitionTime")) for c in _mappings(status.get("conditions"))), default="")
 
 
 def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,6 +6,8 @@ Two records are equal when everything that matters is equal; the resource versio
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from evolution.plan.stage import Kind
+
 JobState = Literal["Active", "Suspended", "Complete", "Failed"]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
@@ -15,14 +17,22 @@ SELECTOR = f"{MANAGED_BY}={OPERATOR}"
 """Every Job and pod that the operator makes carries this label; watches are filtered by it on the server."""
 RUN_LABEL = "selfevolution.io/run"
 """On Jobs and their pods: name of the run."""
+ROUND = "selfevolution.io/round"
+"""On Jobs and their pods: round of the first stage of the order."""
 FINGERPRINT = "selfevolution.io/fingerprint"
-"""Annotation of Jobs: fingerprint of the first stage of the order."""
+"""Annotation of Jobs and pods: fingerprint of the first stage of the order."""
+KIND = "selfevolution.io/kind"
+"""Annotation of pods: kind of the first stage of the order."""
+GPUS = "selfevolution.io/gpus"
+"""Annotation of pods: GPUs that the pod asks for."""
+RUN_UID = "selfevolution.io/run-uid"
+"""Annotation of pods: uid of the run, which their Job alone tells otherwise, and that may be gone."""
 STAGES = "selfevolution.io/stages"
 """Annotation of Jobs: ids of the order's stages, separated by commas."""
 RECIPE = "selfevolution.io/recipe"
 """Annotation of Jobs whose order has several stages: their joint recipe."""
 SHARDS = "selfevolution.io/shards"
-"""Annotation of Jobs whose stage is shared: the number of workers."""
+"""Annotation of Jobs and pods whose stage is shared: the number of workers."""
 RUNTIME_DIGEST = "selfevolution.io/runtime-digest"
 """Annotation of Jobs: what the runtime was when the Job was made."""
 RETRY_REQUESTED = "selfevolution.io/retry-requested-at"
@@ -112,10 +122,11 @@ class PodRecord:
     started_at: str
     """RFC 3339, when its container started; empty before."""
     finished_at: str
+    """Of its container; of a pod that ended without telling its containers' times, when its conditions last changed."""
     exit_code: int | None
     """Of its container, once that has ended."""
     message: str
-    """Termination message of the container: the worker's `Failed` event as JSON, or text, or empty."""
+    """Termination message of the container: the worker's last event as JSON, or text, or empty."""
     disrupted: bool
     """Evicted or preempted (condition DisruptionTarget)."""
     waiting_reason: str
@@ -123,6 +134,19 @@ class PodRecord:
     waiting_message: str
     index: int
     """Completion index of an Indexed Job, else 0."""
+    run_uid: str
+    """Empty, as the next three are, if the pod does not tell: it is no worker of ours."""
+    kind: Kind | None
+    """Of the first stage of its order."""
+    fingerprint: str
+    """Of the first stage of its order."""
+    round: int
+    gpus: int
+    """That it asks for."""
+    shards: int
+    """Workers that share its stage; 1 if it is not shared."""
+    scheduled_at: str
+    """RFC 3339, when a node was given to it; empty before."""
 
 
 Record = RunRecord | RuntimeRecord | JobRecord | PodRecord

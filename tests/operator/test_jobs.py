@@ -12,8 +12,9 @@ from evolution.api.runtime import EvolutionRuntimeSpec
 from evolution.plan.dispatch import Batch, batches, make_order
 from evolution.plan.graph import Graph
 from evolution.plan.order import Order
+from evolution.plan.stage import Kind
 from evolution_operator.jobs import build_job, job_name
-from evolution_operator.parse import job_record
+from evolution_operator.parse import job_record, pod_record
 
 UID = "0ff0e7b6-e42e-4053-9949-5f0eef0e3916"
 
@@ -185,3 +186,19 @@ def test_what_the_operator_reads_back_is_what_it_wrote() -> None:
     assert record.stages == ("r1-generate", "r1-train", "r1-evaluate", "r1-score")
     assert record.recipe
     assert job["metadata"]["name"] == f"demo-r1-round-{record.fingerprint[:8]}"
+
+
+@pytest.mark.parametrize(("stage", "execution", "gpus"), [("r1-train", "Stage", 8), ("prepare-model", "Run", 4)])
+def test_a_pod_tells_whose_it_is_what_it_does_and_how_many_gpus_it_holds(stage: str, execution: str, gpus: int) -> None:
+    own = {"stages": {"train": {"gpus": 8}}} if execution == "Stage" else {}
+    job = made(make_run(), stage, execution=execution, resources={"gpus": 4}, **own)
+    record = pod_record({**job["spec"]["template"], "status": {}})
+    kind = Kind.TRAIN if stage == "r1-train" else Kind.PREPARE
+    assert (record.kind, record.round, record.gpus) == (kind, int(stage == "r1-train"), gpus)
+    assert (record.run_uid, record.fingerprint) == (UID, job_record(job).fingerprint)
+    assert environment(job)["EVOLUTION_WORKER"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_a_pod_that_shares_a_stage_knows_with_how_many() -> None:
+    template = made(make_run(), "r1-generate", shards=4)["spec"]["template"]
+    assert pod_record({**template, "status": {}}).shards == 4

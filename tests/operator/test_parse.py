@@ -185,6 +185,26 @@ def test_an_evicted_pod_is_disrupted() -> None:
     assert not pod_record(pod_body(phase="Failed")).disrupted
 
 
+def test_a_pod_knows_when_a_node_was_given_to_it() -> None:
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T12:00:03Z"}
+    assert pod_record(pod_body(conditions=[scheduled])).scheduled_at == "2026-11-21T12:00:03Z"
+    assert pod_record(pod_body(conditions=[{**scheduled, "status": "False"}])).scheduled_at == ""
+
+
+def test_a_pod_that_ended_without_times_ended_when_its_conditions_last_changed() -> None:
+    conditions = [
+        {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": "2026-11-21T12:09:00Z"},
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T12:00:03Z"},
+    ]
+    assert pod_record(pod_body(phase="Failed", conditions=conditions)).finished_at == "2026-11-21T12:09:00Z"
+    assert pod_record(pod_body(phase="Running", conditions=conditions)).finished_at == ""
+
+
+def test_somebody_elses_pod_is_no_worker() -> None:
+    record = pod_record(pod_body())
+    assert (record.kind, record.gpus, record.run_uid, record.shards) == (None, 0, "", 1)
+
+
 def test_a_pod_of_an_indexed_job_knows_its_index_and_its_job() -> None:
     body = pod_body()
     assert (pod_record(body).index, pod_record(body).job) == (0, "ops-r1-train-1a2b3c4d")
