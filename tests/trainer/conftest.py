@@ -1,5 +1,6 @@
 """A random Qwen2 of a few thousand parameters with a ChatML tokenizer, made on the spot."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from small_run import QUICKSTART
 from stages import Bench
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from trainer.tracking_server import TrackingServer, running_tracking_server
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
@@ -102,3 +104,9 @@ def demo_session(tmp_path_factory: pytest.TempPathFactory) -> ModelSession:
 @pytest.fixture
 def bench(tmp_path: Path, session: ModelSession) -> Bench:
     return Bench(tmp_path, session)
+
+
+@pytest.fixture
+def tracking_server() -> Iterator[TrackingServer]:
+    with running_tracking_server() as server:
+        yield server

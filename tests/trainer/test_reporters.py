@@ -1,17 +1,14 @@
 """Loss and learning rate also go to TensorBoard and MLflow, and neither can fail a training."""
 
-import json
 import struct
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stages import TRAIN, Bench, Done, pair
 from tensorboardX.proto.event_pb2 import Event
+from trainer.tracking_server import TrackingServer
 
 from evolution.plan.order import Compute
 from evolution_trainer import train
@@ -60,79 +57,12 @@ def test_reporters_change_nothing_in_what_is_trained(bench: Bench) -> None:
     ]
 
 
-@dataclass
-class TrackingServer:
-    """What MLflow's REST API keeps, for one experiment."""
-
-    url: str = ""
-    experiments: list[str] = field(default_factory=list)
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    refuses: str = ""
-    """Path that is answered with an error."""
-
-    def answer(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
-        match path:
-            case "experiments/search":
-                wanted = message["filter"].removeprefix("name = ").strip("'")
-                return {"experiments": [{"experiment_id": "7"}]} if wanted in self.experiments else {}
-            case "experiments/create":
-                self.experiments.append(message["name"])
-                return {"experiment_id": "7"}
-            case "runs/search":
-                open_ = [
-                    run for run in self.runs if run["status"] == "RUNNING" and run["identity"] in message["filter"]
-                ]
-                return {"runs": [{"info": {"run_id": run["id"]}} for run in open_]}
-            case "runs/create":
-                identity = message["tags"][0]["value"]
-                run = {"id": f"run{len(self.runs)}", "name": message["run_name"], "identity": identity}
-                self.runs.append({**run, "status": "RUNNING", "params": {}, "metrics": []})
-                return {"run": {"info": {"run_id": run["id"]}}}
-            case "runs/log-batch":
-                run = self.run(message["run_id"])
-                run["params"] |= {each["key"]: each["value"] for each in message.get("params", [])}
-                run["metrics"] += [(each["key"], each["step"], each["value"]) for each in message.get("metrics", [])]
-            case "runs/update":
-                self.run(message["run_id"])["status"] = message["status"]
-            case _:
-                raise AssertionError(path)
-        return {}
-
-    def run(self, id_: str) -> dict[str, Any]:
-        return next(run for run in self.runs if run["id"] == id_)
-
-
-@pytest.fixture
-def server() -> Iterator[TrackingServer]:
-    kept = TrackingServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            path = self.path.removeprefix("/api/2.0/mlflow/")
-            refused = path == kept.refuses
-            body = b'{"message": "no room"}' if refused else json.dumps(kept.answer(path, message)).encode()
-            self.send_response(507 if refused else 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    kept.url = f"http://127.0.0.1:{http.server_port}"
-    yield kept
-    http.shutdown()
-    thread.join()
-    http.server_close()
-
-
-def test_mlflow_gets_parameters_every_step_and_the_metrics_of_the_round(bench: Bench, server: TrackingServer) -> None:
-    done = trained(bench, Compute(reporters=("MLflow",), mlflow_uri=f"{server.url}/"))
-    assert server.experiments == ["telecom-1a2b3c4d"]
-    [run] = server.runs
+def test_mlflow_gets_parameters_every_step_and_the_metrics_of_the_round(
+    bench: Bench, tracking_server: TrackingServer
+) -> None:
+    done = trained(bench, Compute(reporters=("MLflow",), mlflow_uri=f"{tracking_server.url}/"))
+    assert tracking_server.experiments == ["telecom-1a2b3c4d"]
+    [run] = tracking_server.runs
     assert (run["name"], run["status"]) == ("r1", "FINISHED")
     assert run["params"]["learningRate"] == "0.001"
     losses = [(step, loss) for name, step, loss in run["metrics"] if name == "loss"]
@@ -141,14 +71,16 @@ def test_mlflow_gets_parameters_every_step_and_the_metrics_of_the_round(bench: B
     assert done.result.warnings == []
 
 
-def test_a_training_that_was_interrupted_goes_on_with_its_mlflow_run(bench: Bench, server: TrackingServer) -> None:
-    compute = Compute(reporters=("MLflow",), mlflow_uri=server.url)
+def test_a_training_that_was_interrupted_goes_on_with_its_mlflow_run(
+    bench: Bench, tracking_server: TrackingServer
+) -> None:
+    compute = Compute(reporters=("MLflow",), mlflow_uri=tracking_server.url)
     trained(bench, compute)
-    server.runs[0]["status"] = "RUNNING"
+    tracking_server.runs[0]["status"] = "RUNNING"
     trained(bench, compute)
     trained(bench, compute, seed=8)
-    assert [run["status"] for run in server.runs] == ["FINISHED", "FINISHED"]
-    assert len({run["identity"] for run in server.runs}) == 2
+    assert [run["status"] for run in tracking_server.runs] == ["FINISHED", "FINISHED"]
+    assert len({run["tags"]["evolution.stage"] for run in tracking_server.runs}) == 2
 
 
 class Killed(BaseException):
@@ -156,9 +88,9 @@ class Killed(BaseException):
 
 
 def test_no_step_is_missing_where_a_worker_was_killed_and_the_next_went_on(
-    bench: Bench, server: TrackingServer
+    bench: Bench, tracking_server: TrackingServer
 ) -> None:
-    compute = Compute(reporters=("MLflow", "TensorBoard"), mlflow_uri=server.url)
+    compute = Compute(reporters=("MLflow", "TensorBoard"), mlflow_uri=tracking_server.url)
     stage = replace(bench.stage(TRAIN, pairs=bench.put(PAIRS)), compute=compute, run="telecom-1a2b3c4d")
     every_step = replace(stage, checkpoints=replace(stage.checkpoints, interval=0.0))
 
@@ -171,17 +103,19 @@ def test_no_step_is_missing_where_a_worker_was_killed_and_the_next_went_on(
     train.run(replace(every_step, scratch=bench.stage(TRAIN).scratch))
     told = events(bench.folder / "store" / "runs" / "telecom-1a2b3c4d" / "tensorboard" / "r1")
     assert [step for step, _ in scalars(told, "train/loss")] == [1, 2, 3]
-    [run] = server.runs
+    [run] = tracking_server.runs
     assert [step for name, step, _ in run["metrics"] if name == "loss"] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("path", ["experiments/search", "runs/create", "runs/log-batch", "runs/update"])
-def test_a_server_that_refuses_is_a_warning_with_what_it_says(bench: Bench, server: TrackingServer, path: str) -> None:
-    server.refuses = path
-    done = trained(bench, Compute(reporters=("MLflow", "TensorBoard"), mlflow_uri=server.url))
+def test_a_server_that_refuses_is_a_warning_with_what_it_says(
+    bench: Bench, tracking_server: TrackingServer, path: str
+) -> None:
+    tracking_server.refuses = path
+    done = trained(bench, Compute(reporters=("MLflow", "TensorBoard"), mlflow_uri=tracking_server.url))
     assert done.metrics["steps"] == 3
     [warning] = done.result.warnings
-    assert f"MLflow: {server.url} answers {path} with 507" in warning
+    assert f"MLflow: {tracking_server.url} answers {path} with 507" in warning
     assert "no room" in warning
     assert (bench.folder / "store" / "runs" / "telecom-1a2b3c4d" / "tensorboard").exists()
 

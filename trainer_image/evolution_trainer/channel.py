@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from evolution.plan.manifest import Record
+from evolution.plan.tally import Tally
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.base import ObjectStore, StoreError
+from evolution_trainer.timing import rfc3339
 
 PIPE_INTERVAL = 0.2
 """Seconds between two progress events."""
@@ -90,6 +92,7 @@ class ProgressReporter:
         run: str,
         stage: str,
         fingerprint: str,
+        tally: Callable[[], Tally],
         *,
         shard: int | None = None,
         rarely: bool = False,
@@ -98,6 +101,7 @@ class ProgressReporter:
         self._key = keys.progress(run, fingerprint, shard)
         self._stage, self._fingerprint = stage, fingerprint
         self._rarely = rarely
+        self._tally = tally
         self._interval = LOG_INTERVAL if rarely else PIPE_INTERVAL
         self._phase = ""
         self._started = 0.0
@@ -124,7 +128,8 @@ class ProgressReporter:
             rate=round(rate, 3),
             eta_seconds=round((total - done) / rate, 1) if rate > 0 and total else None,
             note=note,
-            updated_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            updated_at=rfc3339(datetime.now(UTC), "milliseconds"),
+            tally=self._tally(),
         )
         if now - self._stored >= STORE_INTERVAL:
             self._stored = now

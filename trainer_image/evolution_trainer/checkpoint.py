@@ -33,6 +33,10 @@ class Checkpoints:
     clock: Clock
     interval: float
     """Seconds between two checkpoints."""
+    work_saved: float = 0.0
+    """Seconds of this worker's work that need not be done again."""
+    _work_written: float = 0.0
+    """The same, once the journals are saved."""
     _saved: float = field(default_factory=time.monotonic)
     _journals: list["Journal"] = field(default_factory=list)
     """Those that are open, oldest first."""
@@ -70,7 +74,12 @@ class Checkpoints:
         with deferred(), self.clock.checkpointing():
             for journal in self._journals:
                 journal.save()
+            self.work_saved = self._work_written
         self.saved()
+
+    def written(self) -> None:
+        """All work so far is in a journal."""
+        self._work_written = self.clock.seconds["work"]
 
     def remove(self) -> None:
         """The stage is committed: nobody will go on from here."""
@@ -98,6 +107,7 @@ class Journal:
         for row in rows:
             self._file.write(canonical_json(row) + b"\n")
             self.count += 1
+        self.checkpoints.written()
         if self.checkpoints.due:
             self.checkpoints.save()
 

@@ -12,17 +12,21 @@ from evolution.plan.gate import after_round
 from evolution.plan.manifest import Artifact, Manifest
 from evolution.plan.order import Order, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint
+from evolution.plan.tally import Spending, came_out, spent, spent_on_committed
 from evolution.plan.worker import Committed, ExitCode, Started
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.base import ObjectStore
 from evolution.store.parts import Parts
 from evolution_trainer import pod
+from evolution_trainer.accounts import Account
 from evolution_trainer.channel import EventPipe, ProgressReporter
 from evolution_trainer.checkpoint import Checkpoints
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.libraries import import_transformers
 from evolution_trainer.model import ModelSession
+from evolution_trainer.preemption import deferred
+from evolution_trainer.round_figures import RoundFigures
 from evolution_trainer.scratch import Scratch
 from evolution_trainer.stage import Result, StageRun
 from evolution_trainer.timing import Clock, TimedArtifacts, summed
@@ -42,10 +46,12 @@ class Execution:
     cache: Path
     scratch: Scratch
     in_pod: bool
-    clock: Clock | None = None
-    """Of the first stage, running since before the order was looked at."""
+    account: Account
     stage: str = ""
     """Id of the stage that is being done."""
+
+    def __post_init__(self) -> None:
+        self.figures = RoundFigures(self.order)
 
     def do(self) -> None:
         """All its stages, or the share of one that this worker is told of."""
@@ -72,7 +78,8 @@ class Execution:
             return standing
         with doing.clock.loading():
             run = stage_of(todo.kind)
-        return self._commit(doing, self._manifest(doing, run))
+        made = self._manifest(doing, run)
+        return self._commit(doing, made, spent_on_committed(made))
 
     def _do_share(self) -> None:
         """This worker's part of the order's one stage; the stage itself, if the others have done theirs."""
@@ -89,8 +96,16 @@ class Execution:
         with doing.clock.loading():
             generate = generate_module()
         if part is None:
-            parts.commit(shard, self._manifest(doing, lambda run: generate.run_part(run, shard, order.shards)))
+            made = self._manifest(doing, lambda run: generate.run_part(run, shard, order.shards))
+            with deferred():
+                parts.commit(shard, made)
+                if parts.read(shard) in (made, None):  # None: the stage is done, and its parts are gone
+                    self.account.committed(spent(made.timings, made.usage, made.kind))
+                else:
+                    self.account.in_vain()
             doing.checkpoints.remove()
+        else:
+            self.account.found_done()
         done = parts.all()
         if done is None:
             if standing := _standing(doing.artifacts, doing.fingerprint):
@@ -113,24 +128,19 @@ class Execution:
             "timings": summed([*(part.timings for part in done), merged.timings]),
             "usage": together([*(part.usage for part in done), merged.usage]),
         }
-        self._commit(merging, merged.model_copy(update=whole))
+        mine = spent(merged.timings, merged.usage, merged.kind) + came_out(merged)
+        self._commit(merging, merged.model_copy(update=whole), mine)
         parts.remove()
 
     def _begin(self, todo: OrderStage, inputs: Mapping[str, str], shard: int | None = None) -> "Doing":
         order, store = self.order, self.store
         name = fingerprint(todo.kind, todo.parameters, inputs)
-        clock, self.clock = self.clock or Clock(), None
-        progress = ProgressReporter(self.pipe, store, order.run, todo.id, name, shard=shard, rarely=self.in_pod)
+        clock, tally = self.account.clock, self.account.tally
+        progress = ProgressReporter(self.pipe, store, order.run, todo.id, name, tally, shard=shard, rarely=self.in_pod)
         kept = keys.checkpoints(order.run, name) + (f"{shard}-of-{order.shards}/" if shard is not None else "")
-        return Doing(
-            todo,
-            inputs,
-            name,
-            clock,
-            TimedArtifacts(store, self.cache, clock),
-            progress,
-            Checkpoints(store, kept, clock, order.compute.checkpoint_seconds),
-        )
+        checkpoints = Checkpoints(store, kept, clock, order.compute.checkpoint_seconds)
+        self.account.begin(todo.kind, name, checkpoints)
+        return Doing(todo, inputs, name, clock, TimedArtifacts(store, self.cache, clock), progress, checkpoints)
 
     def _adopted(self, doing: "Doing") -> Manifest | None:
         """The stage's manifest, if it is done; else its start is told."""
@@ -138,6 +148,7 @@ class Execution:
         if standing is None:
             self.pipe.emit(Started(stage=doing.todo.id, fingerprint=doing.fingerprint))
         else:
+            self.account.found_done()
             self.pipe.emit(Committed(stage=doing.todo.id, manifest=standing, adopted=True))
         return standing
 
@@ -188,10 +199,18 @@ class Execution:
             run=self.order.run,
         )
 
-    def _commit(self, doing: "Doing", made: Manifest) -> Manifest:
-        manifest, created = doing.artifacts.commit(made)
+    def _commit(self, doing: "Doing", made: Manifest, mine: Spending) -> Manifest:
+        """The stage's manifest, once it is done; `mine` is what this worker has spent on it."""
+        with deferred():
+            manifest, created = doing.artifacts.commit(made)
+            if created:
+                self.account.committed(mine)
+            else:
+                self.account.in_vain()
         doing.checkpoints.remove()
         self.pipe.emit(Committed(stage=doing.todo.id, manifest=manifest, adopted=not created))
+        if created:
+            self.figures.committed(manifest)
         return manifest
 
 

@@ -12,6 +12,7 @@ from evolution.plan.manifest import Artifact
 from evolution_trainer.asking import Asking, GenerateParameters
 from evolution_trainer.by_document import ByDocument
 from evolution_trainer.failure import StageFailed
+from evolution_trainer.lengths import Lengths
 from evolution_trainer.rests import after, rests_in
 from evolution_trainer.rows import Row, count_rows, read_rows
 from evolution_trainer.stage import Output, Result, RowWriter, StageRun
@@ -46,7 +47,7 @@ def run_part(stage: StageRun, shard: int, shards: int) -> Result:
             for one in state["candidates"]:
                 row = {"document": state["document"], **{name: one[name] for name in ("question", "answer", "reason")}}
                 if one["answered"]:
-                    answers({"id": one["id"], **row})
+                    answers({"id": one["id"], **row, **_tokens(stage, one)})
                 else:
                     rejects(row)
     return Result(
@@ -56,6 +57,14 @@ def run_part(stage: StageRun, shard: int, shards: int) -> Result:
         },
         metrics={"documents": end - start, "questions": answers.count},
     )
+
+
+def _tokens(stage: StageRun, one: Row) -> Row:
+    """How long a good pair is: told by the worker that has asked for it, which has read the model's tokenizer."""
+    if one["reason"]:
+        return {}
+    question, answer = stage.session.chat.plain_all([one["question"], one["answer"]])
+    return {"questionTokens": len(question), "answerTokens": len(answer)}
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,12 @@ def merge(stage: StageRun, parts: Sequence[Part]) -> Result:
         rejects = Rejects(write)
         for row in chain.from_iterable(read_rows(part.rejects) for part in parts):
             rejects.question(row)
-        questions = 0
+        questions, covered, last = 0, 0, ""
+        lengths = {name: Lengths() for name in ("questionTokens", "answerTokens")}
         for row in chain.from_iterable(read_rows(part.answers) for part in parts):
             questions += 1
             id_, reason = row.pop("id"), row["reason"]
+            tokens = {name: row.pop(name) for name in lengths if name in row}
             content = hash((row["question"], row["answer"]))
             if not reason and parameters.rules != "Reference" and content in kept:
                 reason = "Duplicate"
@@ -95,12 +106,18 @@ def merge(stage: StageRun, parts: Sequence[Part]) -> Result:
                 rejects.answer({**row, "reason": reason})
                 continue
             kept.add(content)
+            covered += row["document"] != last  # those of a document follow one another
+            last = row["document"]
+            for name, length in tokens.items():
+                lengths[name].add(length)
             pairs({"id": id_, "document": row["document"], "question": row["question"], "answer": row["answer"]})
     metrics: dict[str, JsonValue] = {
         "documents": documents,
         "questions": questions,
         "pairs": pairs.count,
         "rejects": {kind: dict(sorted(counts.items())) for kind, counts in rejects.counts.items()},
+        "coverage": {"documents": documents, "covered": covered},
+        **{name: {**each.quantiles()} for name, each in lengths.items()},
     }
     outputs = {
         "pairs": Output(stage.scratch / "pairs.jsonl", pairs.count),

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from evolution.plan.worker import ExitCode, Failed
+from evolution.plan.worker import ExitCode, Failed, OrderDone
 from evolution.store import keys
 from evolution.store.base import ObjectStore, StoreUnavailable
 from evolution_trainer.failure import StageFailed
@@ -15,7 +15,7 @@ ORDER = "EVOLUTION_ORDER"
 SHARD_INDEX = "EVOLUTION_SHARD_INDEX"
 """Which of the workers that share a stage this one is, from 0."""
 TERMINATION_MESSAGE = "EVOLUTION_TERMINATION_MESSAGE"
-"""File for the last word of a worker that gives up."""
+"""File for the last word of a worker."""
 MESSAGE_BYTES = 4096
 """More of a termination message Kubernetes does not keep."""
 PATIENCE = 60.0
@@ -39,21 +39,23 @@ def shard_index(shards: int) -> int:
     return int(given)
 
 
-def leave_message(failed: Failed) -> None:
-    """Write the event to the file that TERMINATION_MESSAGE names, with its message shortened to what fits."""
+def leave_message(last: Failed | OrderDone) -> None:
+    """Write the event to the file that TERMINATION_MESSAGE names, with a message shortened to what fits."""
     path = os.environ.get(TERMINATION_MESSAGE)
     if not path:
         return
     try:
-        Path(path).write_bytes(shortened(failed))
+        Path(path).write_bytes(shortened(last))
     except OSError as error:
         print(f"{TERMINATION_MESSAGE}: the message cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
 
-def shortened(failed: Failed) -> bytes:
-    """The event as JSON of at most MESSAGE_BYTES."""
-    message = failed.message
-    while len(data := failed.model_copy(update={"message": message}).to_json()) > MESSAGE_BYTES:
+def shortened(last: Failed | OrderDone) -> bytes:
+    """The event as JSON of at most MESSAGE_BYTES, its tally whole."""
+    if isinstance(last, OrderDone):
+        return last.to_json()
+    message = last.message
+    while len(data := last.model_copy(update={"message": message}).to_json()) > MESSAGE_BYTES:
         # A character takes up to six bytes; at least one goes each time.
         message = message[: len(message) - 2 - (len(data) - MESSAGE_BYTES) // 6] + "…"
     return data

@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from evolution.plan.stage import Kind, fingerprint
 from evolution.store import keys
 from evolution_trainer.event_files import EventFiles
-from evolution_trainer.mlflow import MLflowRun
+from evolution_trainer.mlflow import Experiment, MLflowRun
 from evolution_trainer.stage import StageRun
 
 
@@ -79,8 +79,7 @@ def reporting(stage: StageRun) -> Reporting:
             sinks[name] = EventFiles(stage.scratch / "tensorboard", stage.artifacts.store, prefix, clock)
         else:
             sinks[name] = MLflowRun(
-                stage.compute.mlflow_uri,
-                experiment=stage.run,
+                Experiment(stage.compute.mlflow_uri, stage.run),
                 name=f"r{stage.round}",
                 identity=fingerprint(Kind.TRAIN, stage.parameters, stage.inputs),
                 parameters=stage.parameters,

@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from evolution.api.run import Preset
 from evolution.plan.manifest import Record
+from evolution_trainer.lengths import QUANTILES
 from evolution_trainer.loss_cache import file_name, opened_cache
 from evolution_trainer.losses import Losses
 from evolution_trainer.rows import Row, count_rows, read_rows, windows
@@ -92,16 +93,21 @@ def run(stage: StageRun) -> Result:
             else:
                 values.append(score.ifd)
             scores((_as_reference(score) if reference else score).row(id_))
-    quantiles = [round(float(q), 6) for q in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])] if values else []
+    quartiles = _quantiles(values, [0, 0.25, 0.5, 0.75, 1])
     return Result(
         outputs={"scores": Output(stage.scratch / "scores.jsonl", scores.count)},
         metrics={
             "pairs": total,
             "scored": len(values),
             "undefined": dict(sorted(undefined.items())),
-            "quantiles": [*quantiles],
+            "quantiles": [*quartiles],
+            "ifd": dict(zip(map(str, QUANTILES), _quantiles(values, QUANTILES), strict=False)),
         },
     )
+
+
+def _quantiles(values: "array[float]", at: Sequence[float]) -> list[float]:
+    return [round(float(q), 6) for q in np.quantile(values, at)] if values else []
 
 
 def _shared_cache(stage: StageRun) -> Path | None:

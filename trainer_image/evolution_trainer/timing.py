@@ -1,12 +1,13 @@
 """Where the wall time of a stage goes."""
 
+import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from evolution.plan.manifest import Artifact, Timings
 from evolution.store.artifacts import Artifacts
@@ -18,17 +19,31 @@ Activity = Literal["load", "work", "checkpoint", "io", "idle"]
 ACTIVITIES: tuple[Activity, ...] = get_args(Activity)
 
 
+class _Spent(NamedTuple):
+    """What a clock shows; replaced as a whole, so that any thread may look."""
+
+    seconds: Mapping[Activity, float]
+    now: Activity
+    since: float
+
+    def until(self, moment: float) -> dict[Activity, float]:
+        return {**self.seconds, self.now: self.seconds[self.now] + moment - self.since}
+
+
 class Clock:
     """Runs from when it is made. Every moment belongs to what is done just then: to the innermost of the blocks that
-    say otherwise, and outside of them to the work. For the main thread only.
+    say otherwise, and outside of them to the work. Turned by the main thread only; others may look.
     """
 
-    def __init__(self) -> None:
-        self.started_at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        self.seconds: dict[Activity, float] = dict.fromkeys(ACTIVITIES, 0.0)
-        """So far; what is being done now is not yet counted in."""
-        self._now: Activity = "work"
-        self._since = time.monotonic()
+    def __init__(self, loading: float = 0.0) -> None:
+        """`loading`: seconds before that count, too, as time spent reading what it takes to begin."""
+        self.began = datetime.now(UTC) - timedelta(seconds=loading)
+        self._spent = _Spent({**dict.fromkeys(ACTIVITIES, 0.0), "load": loading}, "work", time.monotonic())
+
+    @property
+    def seconds(self) -> dict[Activity, float]:
+        """So far."""
+        return self._spent.until(time.monotonic())
 
     def loading(self) -> AbstractContextManager[None]:
         """Count the block as time spent reading the model and what it takes to use one."""
@@ -48,13 +63,13 @@ class Clock:
 
     def timings(self) -> Timings:
         """So far."""
-        self._turn_to(self._now)
         spent = {activity: round(seconds, 3) for activity, seconds in self.seconds.items()}
-        return Timings(started_at=self.started_at, total=round(sum(spent.values()), 3), **spent, gpus=_gpus())
+        started_at = rfc3339(self.began, "seconds")
+        return Timings(started_at=started_at, total=round(sum(spent.values()), 3), **spent, gpus=visible_gpus())
 
     @contextmanager
     def _counted_as(self, activity: Activity) -> Iterator[None]:
-        before = self._now
+        before = self._spent.now
         self._turn_to(activity)
         try:
             yield
@@ -63,8 +78,7 @@ class Clock:
 
     def _turn_to(self, activity: Activity) -> None:
         now = time.monotonic()
-        self.seconds[self._now] += now - self._since
-        self._now, self._since = activity, now
+        self._spent = _Spent(self._spent.until(now), activity, now)
 
 
 class TimedArtifacts(Artifacts):
@@ -111,6 +125,21 @@ def summed(parts: Sequence[Timings]) -> Timings:
     )
 
 
-def _gpus() -> int:
+def visible_gpus() -> int:
+    """GPUs that this process sees, as far as it has loaded what would see them."""
     torch = sys.modules.get("torch")
     return int(torch.cuda.device_count()) if torch is not None and torch.cuda.is_available() else 0
+
+
+def process_age() -> float:
+    """Seconds since this process was started; 0 where the system does not tell."""
+    try:
+        # Behind the command, which may hold spaces and brackets: the state, and 19 fields on the start, in ticks.
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError):  # not Linux
+        return 0.0
+
+
+def rfc3339(moment: datetime, precision: str) -> str:
+    return moment.isoformat(timespec=precision).replace("+00:00", "Z")

@@ -40,6 +40,7 @@ class TrainingCheckpoints:
         with self.checkpoints.clock.checkpointing():
             try:
                 self._save(folder, step)
+                self.checkpoints.work_saved = self.checkpoints.clock.seconds["work"]
             except StoreUnavailable as error:
                 print(f"the checkpoint of step {step} is not kept: {error}", file=sys.stderr)  # noqa: T201
         self.checkpoints.saved()

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,13 +20,14 @@ from evolution.store.cache import cache_folder
 from evolution.store.open import open_store
 from evolution.store.sources import SourceUnusable
 from evolution_trainer import pod
+from evolution_trainer.accounts import Account
 from evolution_trainer.channel import EventPipe, OrderPipe
 from evolution_trainer.execution import Execution
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import Preempted, raise_on_signals
 from evolution_trainer.scratch import Scratch
-from evolution_trainer.timing import Clock
+from evolution_trainer.timing import Clock, process_age
 
 DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "unexpected pos")
 """Told by Python and safetensors, and by torch, whose writer of files says nothing better."""
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # cuBLAS needs a fixed workspace to be deterministic.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    worker = Worker(EventPipe(), options.cache, in_pod=not options.resident and options.order is None)
+    age = 0.0 if options.resident else process_age()  # its one order is what it was started for
+    in_pod = not options.resident and options.order is None
+    worker = Worker(EventPipe(), options.cache, in_pod=in_pod, account=Account(Clock(loading=age)))
     raise_on_signals(worker.give_up)
     try:
         with closing(worker):
@@ -70,6 +73,8 @@ class Worker:
     cache: Path
     in_pod: bool = False
     """Its surroundings tell its order; it waits for a store that is away, and people read what it says."""
+    account: Account = field(default_factory=lambda: Account(Clock()))
+    """Of the order that is being done."""
     _session: ModelSession | None = None
     _execution: Execution | None = None
     _told: Failed | None = None
@@ -82,10 +87,11 @@ class Worker:
         orders = OrderPipe(self.scratch.remove)
         self.pipe.emit(Ready())
         for line in orders:
+            self.account = Account(Clock())
             if code := self.do(line):
                 return code
             orders.finished()
-            self.pipe.emit(OrderDone())
+            self.pipe.emit(OrderDone(tally=self.account.tally()))
             self.pipe.emit(Ready())
         return ExitCode.COMMITTED
 
@@ -97,7 +103,9 @@ class Worker:
             return self._failed(ExitCode.BAD_SPEC, "OrderInvalid", f"the order cannot be read: {error}")
         code = self.do(order)
         if not code:
-            self.pipe.emit(OrderDone())
+            done = OrderDone(tally=self.account.tally())
+            self.pipe.emit(done)
+            pod.leave_message(done)
         return code
 
     def close(self) -> None:
@@ -143,18 +151,22 @@ class Worker:
         if self._told is not None:
             return self._told.code
         stage = self._execution.stage if self._execution else ""
-        self._told = failed = Failed(stage=stage, code=code, reason=reason, message=message, artifact=artifact)
+        self._told = failed = Failed(
+            stage=stage, code=code, reason=reason, message=message, artifact=artifact, tally=self.account.tally()
+        )
         self.pipe.emit(failed)
         pod.leave_message(failed)
         return code
 
     def _do(self, order: Order) -> None:
-        clock, store = Clock(), open_store(order.store)
+        store = open_store(order.store)
         if self.in_pod:
-            with clock.waiting():
+            with self.account.clock.waiting():
                 pod.wait_for(store)
         session = self._session_for(order.model)
-        self._execution = Execution(order, store, session, self.pipe, self.cache, self.scratch, self.in_pod, clock)
+        self._execution = Execution(
+            order, store, session, self.pipe, self.cache, self.scratch, self.in_pod, self.account
+        )
         self._execution.do()
 
     def _session_for(self, uri: str) -> ModelSession:
