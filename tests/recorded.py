@@ -4,7 +4,7 @@ For what reads a finished run (the report, `evolve pull`) and does not care whet
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -241,6 +241,9 @@ class _Recorder:
             "questions": len(pairs) + len(rejects),
             "pairs": len(pairs),
             "rejects": counts,
+            "coverage": {"covered": len({pair["document"] for pair in pairs}), "documents": len(self.documents)},
+            "questionTokens": _deciles(len(pair["question"].split()) for pair in pairs),
+            "answerTokens": _deciles(len(pair["answer"].split()) for pair in pairs),
         }
 
     def _score(self, stage: Stage, chance: random.Random) -> tuple[dict[str, Artifact], dict[str, Any]]:
@@ -266,6 +269,7 @@ class _Recorder:
             "scored": len(known),
             "undefined": {"AnswerEmpty": 1} if rows else {},
             "quantiles": quantiles,
+            "ifd": _deciles(known),
         }
 
     def _train(self, stage: Stage, chance: random.Random) -> tuple[dict[str, Artifact], dict[str, Any]]:
@@ -321,6 +325,12 @@ class _Recorder:
 
     def _publish(self, stage: Stage, _chance: random.Random) -> tuple[dict[str, Artifact], dict[str, Any]]:
         return {"published": self._put(stage, "published", [{"uri": stage.parameters["uri"]}])}, {}
+
+
+def _deciles(values: Iterable[float]) -> dict[str, float]:
+    """The quantiles 0.1, 0.5 and 0.9."""
+    known = sorted(values)
+    return {f"{q}": known[round(q * (len(known) - 1))] for q in (0.1, 0.5, 0.9)} if known else {}
 
 
 def _list(value: object) -> list[object]:

@@ -3,15 +3,18 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from evolution.api.load import load_run
 from evolution.cli.options import CLUSTER, Context, Json, Kubeconfig, Namespace, Store, Target, console, warn
+from evolution.cli.spent import spent
 from evolution.cli.standing import runs_table, standing
-from evolution.cli.target import find_run, on_laptop, open_target
+from evolution.cli.target import find_ledger, find_run, on_laptop, open_target, read_ledger
 from evolution.cli.watching import watch
 from evolution.cluster.kubectl import Kubectl
 from evolution.cluster.runs import Runs
@@ -19,6 +22,7 @@ from evolution.local.observe import observe
 from evolution.local.places import StoredRun, open_run, with_local_revisions
 from evolution.plan.graph import Graph
 from evolution.report.html import write_report
+from evolution.report.partition import Partition, partition, partition_json
 from evolution.report.table import format_seconds, rounds_table, stages_table
 
 
@@ -95,10 +99,11 @@ def status(
         run, runs = find_run(target, kubectl)
         if watching:
             sys.exit(watch(runs, run.name, console, as_json=as_json))
+        time = partition(find_ledger(run, store), datetime.now(UTC))
         if as_json:
-            typer.echo(json.dumps(run.body.get("status", {}), indent=2, ensure_ascii=False))
+            _print_status(run.body.get("status", {}), time)
         else:
-            console.print(standing(run))
+            console.print(standing(run, time))
 
 
 def _show_runs(runs: Runs, *, everywhere: bool, as_json: bool) -> None:
@@ -115,8 +120,9 @@ def _show_runs(runs: Runs, *, everywhere: bool, as_json: bool) -> None:
 
 def _show_local(local: StoredRun, *, as_json: bool) -> None:
     seen = observe(local, warn)
+    time = partition(read_ledger(local.artifacts.store, local.id), datetime.now(UTC))
     if as_json:
-        typer.echo(seen.status.model_dump_json(by_alias=True, exclude_none=True, indent=2))
+        _print_status(seen.status.model_dump(by_alias=True, exclude_none=True, mode="json"), time)
         return
     assert seen.graph is not None
     now = seen.status
@@ -129,12 +135,29 @@ def _show_local(local: StoredRun, *, as_json: bool) -> None:
     for condition in now.conditions:
         if condition.status == "True" and condition.type in ("Complete", "Failed", "Suspended"):
             console.print(f"{condition.type}: {condition.message}")
+    if time:
+        console.print(spent(time))
+
+
+def _print_status(status: Mapping[str, Any], time: Partition | None) -> None:
+    """The resource's status, with the partition beside it where it is known."""
+    told = {**status, **({"partition": partition_json(time)} if time else {})}
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
 
 
 def report(
     target: Target,
     store: Store = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")] = Path("report.html"),
+    gpu_price: Annotated[
+        float | None,
+        typer.Option(
+            "--gpu-price",
+            min=0.0,
+            help="Price of a GPU-hour, to say what the run and each round cost.",
+            show_default=False,
+        ),
+    ] = None,
     context: Context = "",
     namespace: Namespace = "",
     kubeconfig: Kubeconfig = "",
@@ -143,8 +166,9 @@ def report(
     stored = open_target(target, store, Kubectl(context, namespace, kubeconfig))
     seen = observe(stored, warn)
     assert seen.graph is not None
+    time = partition(read_ledger(stored.artifacts.store, stored.id), datetime.now(UTC))
     try:
-        write_report(stored.run, seen.graph, stored.artifacts, output, seen.status)
+        write_report(stored.run, seen.graph, stored.artifacts, output, seen.status, time, gpu_price)
     except OSError as error:
         raise typer.BadParameter(f"{output} cannot be written: {error.strerror}") from error
     console.print(f"wrote {output}")

@@ -10,15 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from evolution.api.status import Condition, CurrentStage, EvolutionRunStatus, RoundRecord
+from evolution.cli.spent import spent, spent_in_short
 from evolution.cluster.runs import ClusterRun
+from evolution.report.partition import Partition
 from evolution.report.table import format_seconds
 
 BAR_WIDTH = 28
 STYLES = {"Complete": "bold green", "Failed": "bold red", "Suspended": "yellow", "Queued": "yellow"}
 
 
-def standing(run: ClusterRun) -> Group:
-    """All that matters about a run, from its headline to its rounds."""
+def standing(run: ClusterRun, time: Partition | None = None) -> Group:
+    """All that matters about a run, from its headline to its rounds.
+
+    `time` is what its ledger says; without it, what the status has of that is shown.
+    """
     status = run.status
     parts: list[RenderableType] = [_headline(run, status)]
     parts += [Text(f"  {note}", style="yellow") for note in notes(run)]
@@ -28,6 +33,10 @@ def standing(run: ClusterRun) -> Group:
     if status.rounds or status.baseline:
         parts.append(_rounds(status))
     if line := outcome_line(status):
+        parts.append(Text(line))
+    if time:
+        parts.append(spent(time))
+    elif line := spent_in_short(status.gpu_seconds):
         parts.append(Text(line))
     return Group(*parts)
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evolution.plan.stage import Kind
+from evolution.quality import Quality
+from evolution.report.gain import RoundGain
+from evolution.report.partition import Partition
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,7 @@ class Round:
     """One round, as far as it is done; 0 is the model before any training."""
 
     round: int
-    pairs: int | None
-    rejects: Mapping[str, int]
-    """Rejected questions and answers by reason."""
-    loss: float | None
+    quality: Quality
     first_loss: float | None
     steps: int | None
     history: int | None
@@ -176,6 +176,14 @@ class Figures:
     warnings: tuple[tuple[str, str], ...]
     """Stage and message."""
     versions: Mapping[str, tuple[str, ...]]
+    time: Partition | None
+    """None for a run of a version that kept no ledger, and while there was no attempt."""
+    gains: tuple[RoundGain, ...]
+    gain_per_hour: float | None
+    """What the best round gained over the base model, for each GPU-hour (or worker-hour) of the run."""
+    gpu_price: float | None
+    """Per GPU-hour."""
+    price: float | None
     settings: str
     """The effective run file, as YAML."""
     notices: Mapping[str, tuple[str, ...]]

@@ -15,6 +15,7 @@ from evolution.plan.gate import Verdict, after_round
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind
+from evolution.quality import quality
 from evolution.report.figures import (
     Document,
     Figures,
@@ -31,7 +32,9 @@ from evolution.report.figures import (
     Shown,
     StageLine,
 )
+from evolution.report.gain import price, round_gains, whole_gain
 from evolution.report.headline import explanation, headline
+from evolution.report.partition import Partition
 from evolution.store.artifacts import ArtifactDamaged, Artifacts
 
 ROWS_PER_ROUND = 2000
@@ -49,8 +52,15 @@ RIGHT: Mapping[str, float] = {"ExactMatch": 1.0}
 Row = dict[str, Any]
 
 
-def gather(run: EvolutionRun, graph: Graph, artifacts: Artifacts, status: EvolutionRunStatus) -> Figures:
-    """The figures of `run`, whatever its state.
+def gather(
+    run: EvolutionRun,
+    graph: Graph,
+    artifacts: Artifacts,
+    status: EvolutionRunStatus,
+    time: Partition | None = None,
+    gpu_price: float | None = None,
+) -> Figures:
+    """The figures of `run`, whatever its state; `gpu_price` is that of a GPU-hour.
 
     Artifacts that are missing or damaged leave a notice in `Figures.notices`.
 
@@ -84,6 +94,11 @@ def gather(run: EvolutionRun, graph: Graph, artifacts: Artifacts, status: Evolut
         stages=tuple(_line(stage) for stage in graph.stages),
         warnings=tuple((s.id, warning) for s in graph.stages if s.manifest for warning in s.manifest.warnings),
         versions=_versions(graph),
+        time=time,
+        gains=round_gains(time, means, gpu_price) if time else (),
+        gain_per_hour=whole_gain(time, means, best) if time else None,
+        gpu_price=gpu_price,
+        price=price(time, gpu_price) if time else None,
         settings=yaml.safe_dump(
             run.model_dump(by_alias=True, mode="json"), sort_keys=False, allow_unicode=True, width=100
         ),
@@ -134,13 +149,10 @@ def _rounds(run: EvolutionRun, graph: Graph) -> Iterator[Round]:
             spent[stage.kind] = spent.get(stage.kind, 0.0) + stage.manifest.timings.total
     gate = _gate(run, {round_: stages[Kind.EVALUATE] for round_, stages in done.items() if Kind.EVALUATE in stages})
     for round_, stages in sorted(done.items()):
-        generate = stages.get(Kind.GENERATE)
         train = stages[Kind.TRAIN].metrics if Kind.TRAIN in stages else {}
         yield Round(
             round=round_,
-            pairs=generate.outputs["pairs"].count if generate else None,
-            rejects=_rejects(generate),
-            loss=_number(train.get("loss")),
+            quality=quality(round_, stages.values()),
             first_loss=_number(train.get("firstLoss")),
             steps=_whole(train.get("steps")),
             history=_whole(train.get("history")),
@@ -288,16 +300,6 @@ def _interval(entry: JsonValue) -> Interval | None:
     if mean is None or low is None or high is None or n is None:
         return None
     return Interval(mean, low, high, int(n))
-
-
-def _rejects(generate: Manifest | None) -> dict[str, int]:
-    """By reason, questions and answers together."""
-    counts: dict[str, int] = {}
-    rejects = generate.metrics.get("rejects") if generate else None
-    for reasons in rejects.values() if isinstance(rejects, dict) else ():
-        for reason, count in _counts(reasons).items():
-            counts[reason] = counts.get(reason, 0) + count
-    return counts
 
 
 def _counts(value: JsonValue) -> dict[str, int]:

@@ -13,12 +13,14 @@ from markupsafe import Markup
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
 from evolution.plan.graph import Graph
-from evolution.plan.stage import Kind
 from evolution.report.chart import STAGE_KINDS, loss_chart, score_chart, time_chart
-from evolution.report.figures import Figures, Read, StageLine
+from evolution.report.figures import Figures, Read
 from evolution.report.gather import gather
 from evolution.report.headline import metric_name
 from evolution.report.lineage import drawn_rounds, lineage_drawing
+from evolution.report.panels import panels, reasons
+from evolution.report.partition import CLASS_NAMES, RESULT_MEANINGS, Partition
+from evolution.report.partition_chart import partition_chart
 from evolution.report.table import format_seconds
 from evolution.store.artifacts import Artifacts
 
@@ -27,14 +29,22 @@ READS_IN_SIGHT = 5
 """Further inputs of a stage (pairs and scores of many rounds) are folded away."""
 
 
-def write_report(run: EvolutionRun, graph: Graph, artifacts: Artifacts, path: Path, status: EvolutionRunStatus) -> None:
-    """Write the page about `run` to `path`. The same run gives the same bytes.
+def write_report(
+    run: EvolutionRun,
+    graph: Graph,
+    artifacts: Artifacts,
+    path: Path,
+    status: EvolutionRunStatus,
+    time: Partition | None = None,
+    gpu_price: float | None = None,
+) -> None:
+    """Write the page about `run` to `path`; `time` is what its ledger says. The same run gives the same bytes.
 
     Raises:
         StoreError: the store cannot be read.
         OSError: `path` cannot be written.
     """
-    page = render(gather(run, graph, artifacts, status))
+    page = render(gather(run, graph, artifacts, status, time, gpu_price))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="replace")
 
@@ -57,8 +67,15 @@ def render(figures: Figures) -> str:
         time_chart=time_chart(figures.rounds),
         lineage=lineage_drawing(figures),
         drawn=drawn_rounds(figures),
-        times=_times(figures.stages),
-        gpu_seconds=sum(stage.total * stage.gpus for stage in figures.stages),
+        finished_kinds=[kind for kind in STAGE_KINDS if any(s.kind is kind and s.total for s in figures.stages)],
+        finished_seconds=sum(stage.total for stage in figures.stages),
+        partition_chart=partition_chart(figures.time),
+        class_names=CLASS_NAMES,
+        used=[class_ for class_, value in figures.time.by_class.items() if value] if figures.time else [],
+        result_meanings=RESULT_MEANINGS,
+        qualities=(qualities := [record.quality for record in figures.rounds if record.round]),
+        panels=panels(qualities),
+        reasons=reasons(qualities),
         fold=_fold,
         # Only this very script may run on the page, so text that slipped through as markup would still be inert.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -95,25 +112,6 @@ def _browsed(figures: Figures) -> Mapping[str, Any]:
             ],
         },
     }
-
-
-def _times(stages: Sequence[StageLine]) -> list[dict[str, Any]]:
-    """Seconds by kind of stage."""
-    by_kind: dict[Kind, list[StageLine]] = {}
-    for stage in stages:
-        if stage.state == "Done":
-            by_kind.setdefault(stage.kind, []).append(stage)
-    everything = sum(stage.total for stage in stages) or 1.0
-    return [
-        {
-            "kind": kind.value,
-            "stages": len(by_kind[kind]),
-            "share": sum(stage.total for stage in by_kind[kind]) / everything,
-            **{part: sum(getattr(stage, part) for stage in by_kind[kind]) for part in ("total", "load", "work", "io")},
-        }
-        for kind in (*STAGE_KINDS, Kind.PUBLISH)
-        if kind in by_kind
-    ]
 
 
 def _fold(reads: Sequence[Read]) -> tuple[Sequence[Read], Sequence[Read]]:

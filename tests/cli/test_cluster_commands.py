@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ledgers import ledger_of
 from recorded import recorded_run
 from simulated import MINIMAL
 from terminals import EVOLVE, Cluster, Lines, Screen, Terminal
@@ -18,6 +19,7 @@ from evolution.cluster.errors import ClusterError
 from evolution.cluster.kubectl import Kubectl
 from evolution.cluster.runs import Runs, read_status
 from evolution.store.folder import FolderStore
+from evolution.store.history import write_history
 
 pytestmark = pytest.mark.controlplane
 
@@ -154,6 +156,13 @@ class TestStatus:
         )  # wrapped as the terminal is wide
         assert "0.4815" in shown.out
         assert "best: round 1 with 0.2140, 1.2 GPU-hours" in shown.out
+
+    def test_it_says_what_became_of_the_gpu_time(self, cluster: Cluster) -> None:
+        spent = {"productive": 2700, "overhead": 540, "wasted": 360, "unsettled": 0, "queued": 65}
+        cluster.operator_says(cluster.submitted(), **RUNNING, gpuSeconds=spent)
+        shown = cluster.evolve("status", "manuals").out
+        assert "GPU time: productive 45m 00s (75 %), overhead 9m 00s (15 %), wasted 6m 00s (10 %)" in shown
+        assert "queued before that 1m 05s" in shown
 
     def test_json_is_the_status_as_the_cluster_has_it(self, cluster: Cluster) -> None:
         cluster.operator_says(cluster.submitted(), **RUNNING)
@@ -308,6 +317,22 @@ class TestTheStoreOfACluster:
         refused = cluster.evolve("plan", finished)
         assert refused.code == 2
         assert "file:///not/here" in refused.err
+
+    def test_where_the_time_went_is_told_in_full_if_the_store_can_be_read(
+        self, cluster: Cluster, finished: str
+    ) -> None:
+        done = recorded_run(cluster.folder / "team", {"rounds": 2}, name="manuals")
+        ledger = ledger_of(done.graph)
+        id_ = f"manuals-{cluster.run()['metadata']['uid'][:8]}"
+        write_history(done.artifacts.store, id_, done.run, done.graph, done.status, failures={}, ledger=ledger)
+        cluster.operator_says(finished, gpuSeconds={"productive": 1, "overhead": 1, "wasted": 0, "queued": 0})
+        shown = cluster.evolve("status", finished).out
+        assert "cold start: image" in shown
+        assert "GPU time:" not in shown
+        told = json.loads(cluster.evolve("status", finished, "--json").out)["partition"]
+        assert told["seconds"] == {class_: value / 1000 for class_, value in ledger.by_class().items()}
+        cluster.operator_says(finished, historyURI=f"file:///not/here/runs/{id_}/history.json")
+        assert "GPU time: productive 1.0 s (50 %)" in cluster.evolve("status", finished).out
 
     def test_report_and_pull_read_the_store(self, cluster: Cluster, finished: str) -> None:
         assert cluster.evolve("report", finished, "--output", "page.html").code == 0

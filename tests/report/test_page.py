@@ -31,6 +31,10 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.scripts: list[str] = []
         self.text = ""
+        self.tables: dict[str, dict[str, list[str]]] = {}
+        """By caption: the cells of each row of the body by the first one."""
+        self.cells: list[str] = []
+        self.caption = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -41,18 +45,31 @@ class Page(HTMLParser):
             self.open.append(tag)
             if tag == "script":
                 self.scripts.append("")
+            if tag == "caption":
+                self.caption = ""
+            if tag == "tr":
+                self.cells = []
+            if tag in {"th", "td"}:
+                self.cells.append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "tr" and "tbody" in self.open:
+            first, *others = (" ".join(cell.split()) for cell in self.cells)
+            self.tables.setdefault(self.caption, {})[first] = others
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] == ["script"]:
             self.scripts[-1] += data
         elif self.open[-1:] != ["style"]:
             self.text += data
+            if "caption" in self.open:
+                self.caption += data
+            elif self.cells and {"th", "td"} & set(self.open):
+                self.cells[-1] += data
 
     @property
     def data(self) -> dict[str, Any]:
