@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane bench-trainer crds lint types layering lock clean
+.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane bench-trainer crds dashboards lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo 'make check       lint, types, layering and the fast tests, without a control plane (under 3 minutes)'
 	@echo 'make test        everything (CI runs this)'
 	@echo 'make crds        write crds/ anew, after a change of the API types'
+	@echo 'make dashboards  write the Grafana dashboards anew, after a change of monitoring/dashboards/*.py'
 	@echo 'make lock        renew requirements.lock after a change in pyproject.toml'
 
 setup: .venv/installed
@@ -53,6 +54,9 @@ bench-trainer: setup
 
 crds: setup
 	$(BIN)/python -m evolution.api.crd crds
+
+dashboards: setup
+	$(BIN)/python monitoring/dashboards/write.py monitoring/dashboards
 
 lint:
 	$(BIN)/ruff check
