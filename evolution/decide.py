@@ -21,6 +21,7 @@ from evolution.status import Situation, build_status
 PERMANENT = frozenset({ExitCode.BAD_SPEC, ExitCode.BAD_INPUT, ExitCode.LIMIT})
 FIRST_RETRY_SECONDS = 2.0
 LONGEST_RETRY_SECONDS = 300.0
+SHORTEST_PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,8 @@ class Plan:
 
 def decide(run: EvolutionRun, seen: Observation) -> Plan:
     """What to look up, start and stop next, and the status that says so."""
-    over_budget = (
-        run.spec.budget is not None and seen.ledger.allocated(seen.now) >= run.spec.budget.gpu_hours * 3_600_000
-    )
+    left = _budget_left(run, seen)
+    over_budget = left is not None and left <= 0
     graph = _unfold_within_budget(run, seen.manifests, over_budget=over_budget)
     if graph.unknown:
         return Plan(lookups=graph.unknown, graph=graph, status=seen.previous)
@@ -87,6 +87,9 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
             else:
                 start.append(stage)
 
+        if left is not None and left > 0 and seen.ledger.gpus:
+            pauses.append(max(SHORTEST_PAUSE_SECONDS, left / seen.ledger.gpus))
+
     doing = {key: _at_work(active, work[key]) for key, active in seen.active.items() if work[key]}
     status = build_status(
         run,
@@ -108,6 +111,13 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
         failure_code=given_up[1].code if given_up and situation == "Failed" else None,
         requeue_after=min(pauses, default=None),
     )
+
+
+def _budget_left(run: EvolutionRun, seen: Observation) -> float | None:
+    """GPU-seconds that the run may still use; None without a budget."""
+    if run.spec.budget is None:
+        return None
+    return run.spec.budget.gpu_hours * 3600 - seen.ledger.allocated(seen.now) / 1000
 
 
 def _stages_of(active: Active, graph: Graph) -> list[Stage]:

@@ -226,6 +226,11 @@ class Ledger(Record):
         """Attempts under way."""
         return tuple(attempt for attempt in self.attempts if not attempt.ended_at)
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that are held at the moment."""
+        return sum(attempt.gpus for attempt in self.open if attempt.allocated_at)
+
     def gpu_milliseconds(self) -> dict[Kind, Milliseconds]:
         """What is settled, by kind of stage and class."""
         found = {kind: dict(classes) for kind, classes in self.sums.classes.items()}

@@ -31,7 +31,7 @@ def decided(run: EvolutionRun, world: World, **more: Any) -> Plan:
     return plan
 
 
-def held(seconds: int, *, gpus: int = 1, ended: bool = True) -> Ledger:
+def held(seconds: float, *, gpus: int = 1, ended: bool = True) -> Ledger:
     """Of an attempt that began so many seconds before noon, and has ended or is under way."""
     began = (NOON - timedelta(seconds=seconds)).isoformat()
     end: dict[str, Any] = {"ended_at": NOON.isoformat(), "result": "succeeded"} if ended else {}
@@ -149,6 +149,41 @@ def test_a_spent_budget_can_end_the_run_with_the_rounds_it_has() -> None:
     complete = decided(run, world, ledger=held(4000)).status.condition("Complete")
     assert complete is not None
     assert (complete.status, complete.reason) == ("True", "Budget")
+
+
+@pytest.mark.parametrize(
+    ("held_seconds", "gpus", "pause"),
+    [(600, 2, 1200), (1799.9, 2, 1)],  # of an hour of GPU time
+)
+def test_a_budget_is_looked_at_again_when_the_workers_under_way_will_have_used_it_up(
+    held_seconds: float, gpus: int, pause: float
+) -> None:
+    world = World()
+    for action in ("Suspend", "Stop"):
+        run = make_run({"budget": {"gpuHours": 1, "onExceeded": action}})
+        assert decided(run, world, ledger=held(held_seconds, gpus=gpus, ended=False)).requeue_after == pause
+        assert decided(run, world, ledger=held(held_seconds, gpus=gpus)).requeue_after is None
+    assert decided(make_run(), world, ledger=held(held_seconds, gpus=gpus, ended=False)).requeue_after is None
+
+
+def test_a_budget_that_is_used_up_amid_a_stage_stops_it() -> None:
+    run, world = make_run({"budget": {"gpuHours": 1}}), World()
+    stage = decided(run, world).start[0]
+    active = {"job": Active(stage.fingerprint or "", stage.id)}
+    assert decided(run, world, active=active, ledger=held(1799, gpus=2, ended=False)).stop == ()
+    plan = decided(run, world, active=active, ledger=held(1800, gpus=2, ended=False))
+    assert (plan.stop, plan.requeue_after, plan.status.state) == (("job",), None, "Suspended")
+
+
+def test_a_budget_that_is_used_up_amid_a_round_ends_the_run_with_the_rounds_before_if_it_is_to_stop() -> None:
+    run, world = make_run({"budget": {"gpuHours": 1, "onExceeded": "Stop"}}), World()
+    while "r2-generate" not in (ready := {stage.id: stage for stage in decided(run, world).start}):
+        for stage in ready.values():
+            world.manifests[stage.fingerprint or ""] = finish(stage)
+    active = {"job": Active(ready["r2-generate"].fingerprint or "", "r2-generate")}
+    assert decided(run, world, active=active, ledger=held(1799, gpus=2, ended=False)).stop == ()
+    plan = decided(run, world, active=active, ledger=held(1800, gpus=2, ended=False))
+    assert (plan.stop, plan.requeue_after, plan.status.summary) == (("job",), None, "Complete: Budget")
 
 
 def test_a_finished_run_reports_baseline_best_rounds_and_progress() -> None:
