@@ -9,8 +9,6 @@ from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind
 
 QUANTILES = ("0.1", "0.5", "0.9")
-MEDIAN_OF_QUARTILES = 2
-"""Place of the median among the quartiles that a scoring tells."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Quality:
     """Length of the pairs' questions at the quantiles 0.1, 0.5 and 0.9."""
     answer_tokens: dict[str, float] = field(default_factory=dict)
     ifd: dict[str, float] = field(default_factory=dict)
-    """Instruction-following difficulty of the pairs, at the same quantiles; the median alone in older manifests."""
+    """Instruction-following difficulty of the pairs, at the same quantiles."""
     overlap: int | None = None
     """Evaluation questions that were also asked in the round's training pairs."""
     loss: float | None = None
@@ -56,7 +54,7 @@ def quality(round_: int, manifests: Iterable[Manifest]) -> Quality:
         coverage=_share(covered.get("covered"), covered.get("documents")) if isinstance(covered, dict) else None,
         question_tokens=_quantiles(generate.get("questionTokens")),
         answer_tokens=_quantiles(generate.get("answerTokens")),
-        ifd=_quantiles(score.get("ifd")) or _median(score.get("quantiles")),
+        ifd=_quantiles(score.get("ifd")),
         overlap=_count(told.get(Kind.EVALUATE, {}).get("overlap")),
         loss=_number(told.get(Kind.TRAIN, {}).get("loss")),
     )
@@ -83,10 +81,3 @@ def _share(part: JsonValue, whole: JsonValue) -> float | None:
 def _quantiles(value: JsonValue) -> dict[str, float]:
     found = {name: _number(value.get(name)) for name in QUANTILES} if isinstance(value, dict) else {}
     return {name: number for name, number in found.items() if number is not None}
-
-
-def _median(quartiles: JsonValue) -> dict[str, float]:
-    if not isinstance(quartiles, list) or len(quartiles) <= MEDIAN_OF_QUARTILES:
-        return {}
-    median = _number(quartiles[MEDIAN_OF_QUARTILES])
-    return {} if median is None else {"0.5": median}
