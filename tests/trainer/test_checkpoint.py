@@ -1,5 +1,6 @@
 """Rows that an interrupted worker has left."""
 
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,28 @@ def store(tmp_path: Path) -> FolderStore:
 
 def checkpoints(store: FolderStore, interval: float = 3600.0) -> Checkpoints:
     return Checkpoints(store, "runs/r-1/checkpoints/f/", Clock(), interval)
+
+
+def test_work_is_saved_up_to_the_last_row_and_what_an_earlier_worker_did_is_not_this_ones(
+    store: FolderStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = checkpoints(store)
+    with suppress(Preempted), first.journal("rows", tmp_path / "first") as journal:
+        now[0] += 4
+        journal(*ROWS)
+        assert first.work_saved == 0
+        now[0] += 2  # on rows that never came
+        raise Preempted
+    assert (first.work_saved, first.clock.seconds["work"]) == (4, 6)
+
+    second = checkpoints(store)
+    with suppress(Preempted), second.journal("rows", tmp_path / "second") as journal:
+        assert journal.count == len(ROWS)
+        now[0] += 1
+        raise Preempted
+    assert second.work_saved == 0
 
 
 def written(

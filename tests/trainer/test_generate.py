@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_run import QUICKSTART
 from stages import GENERATE, Bench, Done
@@ -7,6 +8,7 @@ from stages import GENERATE, Bench, Done
 from evolution_trainer import generate
 from evolution_trainer.engine import Reply
 from evolution_trainer.failure import StageFailed
+from evolution_trainer.lengths import Lengths
 from evolution_trainer.model import ModelSession
 from evolution_trainer.transformers_engine import TransformersEngine
 
@@ -44,6 +46,44 @@ def test_every_question_is_kept_or_counted_with_a_reason(demo: Bench) -> None:
     assert counts["question"]["Duplicate"] > 0
     assert len(done.rows("rejects")) == sum(sum(kind.values()) for kind in counts.values())
     assert len(done.rows("pairs")) == done.metrics["pairs"] == done.result.outputs["pairs"].count
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_documents_with_pairs_and_lengths_of_what_is_kept_are_counted(
+    demo: Bench, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    answers = {"alpha": "One.", "beta": "One two three four five six seven.", "gamma": ""}
+
+    def scripted(_: TransformersEngine, prompts: list[list[int]], *_rest: object, **_named: object) -> list[Reply]:
+        texts = [str(demo.session.tokenizer.decode(ids)) for ids in prompts]
+        names = [next(name for name in answers if name in text) for text in texts]
+        return [
+            Reply(answers[name] if "from this document" in text else f"What is {name}?", True)
+            for name, text in zip(names, texts, strict=True)
+        ]
+
+    monkeypatch.setattr(TransformersEngine, "generate", scripted)
+    given = demo.put({"id": f"{n:016x}", "text": name, "language": "en"} for n, name in enumerate(answers))
+    metrics = shared(demo, shards, given).metrics
+    tokens = demo.session.chat.plain
+    short, long = len(tokens("One.")), len(tokens(answers["beta"]))
+    asked = [len(tokens(f"What is {name}?")) for name in ("alpha", "beta")]
+    assert metrics["coverage"] == {"documents": 3, "covered": 2}
+    assert metrics["answerTokens"] == {
+        str(q): pytest.approx(short + q * (long - short), abs=0.06) for q in (0.1, 0.5, 0.9)
+    }
+    assert metrics["questionTokens"]["0.5"] == pytest.approx(sum(asked) / 2)
+
+
+def test_lengths_have_the_quantiles_that_numpy_finds() -> None:
+    dice = np.random.default_rng(3)
+    for count in (1, 2, 7, 1000):
+        lengths, counted = dice.integers(1, 60, count), Lengths()
+        for length in lengths.tolist():
+            counted.add(length)
+        expected = np.quantile(lengths, [0.1, 0.5, 0.9])
+        assert list(counted.quantiles().values()) == pytest.approx(expected, abs=0.051)
+    assert Lengths().quantiles() == {}
 
 
 def test_no_two_pairs_are_equal_and_no_question_is_asked_twice_about_a_document(demo: Bench) -> None:

@@ -17,9 +17,10 @@ from worker_process import RUN, Workshop, order_stage
 
 from evolution.api.run import Gate
 from evolution.plan.gate import Verdict
-from evolution.plan.order import Order, OrderGate, OrderStage
+from evolution.plan.order import Compute, Order, OrderGate, OrderStage
 from evolution.plan.stage import Kind, canonical_json, fingerprint
-from evolution.plan.worker import Committed, Failed, ModelLoaded, OrderDone, Progress, parse_event
+from evolution.plan.tally import Spending, Tally
+from evolution.plan.worker import Committed, Failed, ModelLoaded, OrderDone, Progress, Started, parse_event
 from evolution.store import keys
 from evolution.store.base import StoreUnavailable
 from evolution.store.open import open_store
@@ -29,6 +30,8 @@ from evolution_trainer.pod import MESSAGE_BYTES, shortened, wait_for
 MODEL = QUICKSTART / "model"
 PREPARE = order_stage(Kind.PREPARE, {"source": "Model", "uri": MODEL.as_uri(), "revision": ""}, "prepare-model")
 SHARDS = 3
+WAY_OUT = 3000
+"""Milliseconds that ending a process, and noticing it, may take on a busy machine."""
 
 
 @pytest.fixture
@@ -90,6 +93,23 @@ def test_a_termination_message_is_whole_json_that_kubernetes_keeps(message: str)
     assert isinstance(failed, Failed)
     assert failed.message.removesuffix("…") == message[: len(failed.message.removesuffix("…"))]
     assert len(data) > MESSAGE_BYTES - 20 or failed.message == message
+
+
+@pytest.mark.parametrize("last", [OrderDone(), Failed(stage="r1-train", code=1, reason="Bug", message="\x00" * 9000)])
+def test_the_longest_tally_fits_into_a_termination_message_whole(last: OrderDone | Failed) -> None:
+    years = Spending(**dict.fromkeys(Spending.model_fields, 10**14))
+    tally = Tally(
+        worker="w" * 253,
+        started_at="2026-11-21T12:00:00.000Z",
+        gpus=1024,
+        unfinished="f" * 64,
+        spent=dict.fromkeys(Kind, years),
+    )
+    data = shortened(last.model_copy(update={"tally": tally}))
+    assert len(data) <= MESSAGE_BYTES
+    read = parse_event(data)
+    assert isinstance(read, OrderDone | Failed)
+    assert read.tally == tally
 
 
 @pytest.fixture(scope="module")
@@ -212,25 +232,37 @@ def test_an_order_ends_where_the_gate_decides_against_what_follows(shop: Worksho
     ]
 
 
-def test_a_preempted_pod_leaves_within_seconds_and_says_why(shop: Workshop) -> None:
+def test_a_preempted_pod_leaves_within_seconds_and_says_why_and_how_much_of_its_work_is_saved(shop: Workshop) -> None:
     pairs = put(shop, [pair(i) for i in range(12)])
     long = {**TRAIN, "length": {"steps": 100_000}}
     order = shop.order(PREPARE, order_stage(Kind.TRAIN, long, pairs=pairs, model="prepare-model:model"))
-    message = shop.folder / "termination-log"
+    order = order.model_copy(update={"compute": Compute(checkpoint_seconds=0.2)})
+    message, began = shop.folder / "termination-log", time.monotonic()
     process = shop.start(EVOLUTION_ORDER=order.to_json().decode(), EVOLUTION_TERMINATION_MESSAGE=str(message))
     assert process.stdout is not None
+    started = ""
     for line in process.stdout:
-        if isinstance(parse_event(line), Progress) and b'"steps"' in line:
+        event = parse_event(line)
+        if isinstance(event, Started):
+            started = event.fingerprint
+        if isinstance(event, Progress) and event.phase == "steps":
             break
     process.send_signal(signal.SIGTERM)
     before = time.monotonic()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 44, err
+    wall = 1000 * (time.monotonic() - began)
     assert time.monotonic() - before < 10
     assert len(out.splitlines()) < 5, "logs are for people"
     failed = parse_event(message.read_bytes())
     assert isinstance(failed, Failed)
     assert (failed.stage, failed.code, failed.reason) == ("train", 44, "Preempted")
+    assert failed.tally is not None
+    spent = failed.tally.spent[Kind.TRAIN]
+    assert failed.tally.unfinished == started
+    assert spent.saved > 0
+    assert spent == Spending(saved=spent.saved, wasted=spent.wasted)
+    assert 0 <= wall - failed.tally.milliseconds < WAY_OUT, "all of its time"
     assert list((shop.folder / "cache" / "scratch").iterdir()) == []
 
 

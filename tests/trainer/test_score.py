@@ -250,6 +250,7 @@ def test_a_loss_that_is_no_number_leaves_the_pair_without_score(bench: Bench, mo
     done = bench.do(score, SCORE, pairs=bench.put(PAIRS[:3]))
     assert done.metrics["undefined"] == {"NotFinite": 3}
     assert done.metrics["quantiles"] == []
+    assert done.metrics["ifd"] == {}
 
 
 def test_where_it_is_undefined_a_score_is_null_with_a_reason(bench: Bench) -> None:
@@ -262,6 +263,8 @@ def test_where_it_is_undefined_a_score_is_null_with_a_reason(bench: Bench) -> No
     assert done.metrics["scored"] == 2
     assert done.metrics["undefined"] == {"EmptyAnswer": 1, "TooLong": 1}
     assert len(done.metrics["quantiles"]) == 5
+    low, high = sorted(row["ifd"] for row in rows if row["ifd"] is not None)
+    assert done.metrics["ifd"] == pytest.approx({str(q): low + q * (high - low) for q in (0.1, 0.5, 0.9)}, abs=1e-6)
 
 
 def test_under_the_reference_rules_an_undefined_score_is_one(bench: Bench) -> None:

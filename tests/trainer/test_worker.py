@@ -13,6 +13,7 @@ from worker_process import RUN, Said, Workshop, order_stage, until_order_done
 from evolution.plan.manifest import Manifest
 from evolution.plan.order import OrderStage
 from evolution.plan.stage import Kind, canonical_json
+from evolution.plan.tally import spent_on_committed
 from evolution.plan.worker import Committed, Event, ModelLoaded, OrderDone, Progress, Ready, Started, parse_event
 from evolution.store import keys
 
@@ -98,6 +99,16 @@ def test_an_order_is_done_stage_by_stage_and_its_outputs_feed_later_stages(done:
     assert shop.artifacts.manifest(trained.fingerprint) == trained
     assert trained.outputs["adapter"].form == "Tree"
     assert trained.outputs["log"].count == 3
+
+
+def test_the_tally_of_an_order_is_the_sum_of_its_manifests(done: tuple[Workshop, Said]) -> None:
+    _, said = done
+    last = said.events[-1]
+    assert isinstance(last, OrderDone)
+    assert last.tally is not None
+    assert last.tally.spent == {manifest.kind: spent_on_committed(manifest) for manifest in said.committed.values()}
+    assert last.tally.spent[Kind.TRAIN].trained_tokens == said.committed["train"].usage.tokens_in > 0
+    assert last.tally.spent[Kind.EVALUATE].kept == 5
 
 
 def test_the_model_is_loaded_once_for_all_stages_and_only_where_it_is_used(done: tuple[Workshop, Said]) -> None:
