@@ -38,6 +38,7 @@ class Cache:
         self._runs_of_runtime: dict[RuntimeKey, set[RunKey]] = {}
         self._jobs_of_run: dict[RunKey, dict[str, JobRecord]] = {}
         self._pods_of_run: dict[RunKey, dict[str, PodRecord]] = {}
+        self._departed: dict[RunKey, dict[str, PodRecord]] = {}
         self._deleting: set[str] = set()
         self._settled: set[str] = set()
         self._deleted: dict[str, str] = {}
@@ -55,6 +56,15 @@ class Cache:
     def pods(self, key: RunKey) -> tuple[PodRecord, ...]:
         """Pods of this run's Jobs, without those of settled Jobs."""
         return tuple(self._pods_of_run.get(key, {}).values())
+
+    def departed(self, key: RunKey) -> tuple[PodRecord, ...]:
+        """Workers of this run that are no more, as they were seen last, until they are dismissed."""
+        return tuple(self._departed.get(key, {}).values())
+
+    def dismiss(self, key: RunKey, pods: Iterable[PodRecord]) -> None:
+        """All that these departed pods can tell has been taken in."""
+        for pod in pods:
+            _drop(self._departed, key, pod.uid)
 
     def job(self, namespace: str, name: str) -> JobRecord | None:
         return self._jobs.get(namespace, {}).get(name)
@@ -99,6 +109,9 @@ class Cache:
         if known is None or known.uid != record.uid:
             return False
         self._remove(known)
+        if isinstance(record, PodRecord) and isinstance(known, PodRecord) and record.kind is not None:
+            last = known if is_newer(known.resource_version, than=record.resource_version) else record
+            self._departed.setdefault(record.run, {})[record.uid] = last
         return True
 
     def mark_deleting(self, namespace: str, name: str, uid: str) -> None:

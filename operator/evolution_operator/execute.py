@@ -15,8 +15,8 @@ from evolution_operator.jobs import build_job, runtime_digest
 from evolution_operator.knowledge import Knowledge
 from evolution_operator.observe import Situation, hung_pods
 from evolution_operator.parse import job_record
-from evolution_operator.records import RunKey
 from evolution_operator.report import Reporter
+from evolution_operator.showing import Witness
 from evolution_operator.subject import Hindered, Subject
 
 AGAIN_SECONDS = 30.0
@@ -36,6 +36,7 @@ class Executor:
         cache: Cache,
         knowledge: Knowledge,
         reporter: Reporter,
+        witness: Witness,
         environment: Mapping[str, str],
         clock: Callable[[], datetime],
     ) -> None:
@@ -44,6 +45,7 @@ class Executor:
         self._cache = cache
         self._knowledge = knowledge
         self._reporter = reporter
+        self._witness = witness
         self._environment = environment
         self._now = clock
 
@@ -55,6 +57,7 @@ class Executor:
             if not forgotten:
                 memory.unmendable.add(name)
                 continue
+            self._witness.verify_failed(key.namespace, "damaged")
             for fingerprint in forgotten:
                 memory.manifests.pop(fingerprint, None)
             await self._reporter.tell(
@@ -63,15 +66,16 @@ class Executor:
                     "Warning", "ArtifactDamaged", f"{name}: blob {digest} is missing or damaged; it is made again"
                 ),
             )
-            await self._delete_job(key, name)
+            await self._delete_job(subject, name)
         for job in jobs.vanished:
+            self._witness.verify_failed(key.namespace, "vanished")
             await self._reporter.tell(
                 subject.record,
                 RunEvent(
                     "Warning", "ArtifactVanished", f"{job.name} ended well, but its manifest is gone; it runs again"
                 ),
             )
-            await self._delete_job(key, job.name)
+            await self._delete_job(subject, job.name)
         return bool(jobs.damaged or jobs.vanished)
 
     async def stop(self, subject: Subject, plan: Plan) -> bool:
@@ -83,7 +87,7 @@ class Executor:
             if job.state == "Failed" and job.fingerprint in plan.again and job.name not in names
         ]
         for name in names:
-            await self._delete_job(subject.key, name)
+            await self._delete_job(subject, name)
         return bool(names)
 
     async def renew(self, subject: Subject, runtime: EvolutionRuntime, jobs: Situation) -> bool:
@@ -93,13 +97,15 @@ class Executor:
         found = [self._cache.job(subject.key.namespace, name) for name in waiting]
         outdated = [job.name for job in found if job and job.runtime_digest != now and not job.deleting]
         for name in outdated:
-            await self._delete_job(subject.key, name)
+            await self._delete_job(subject, name)
         return bool(outdated)
 
-    async def _delete_job(self, key: RunKey, name: str) -> None:
+    async def _delete_job(self, subject: Subject, name: str) -> None:
+        key = subject.key
         job = self._cache.job(key.namespace, name)
         if job is None or job.deleting:
             return
+        subject.memory.stopped |= {pod.name for pod in self._cache.pods(key) if pod.job == name}
         try:
             await self._gateway.delete(JOBS, key.namespace, name, job.uid)
         except (Forbidden, Invalid) as error:
@@ -113,6 +119,7 @@ class Executor:
         idle = seconds(runtime.spec.deadlines.idle)
         jobs, pods = self._cache.jobs(subject.key), self._cache.pods(subject.key)
         for pod in hung_pods(jobs, pods, subject.memory.progress, self._now(), idle):
+            subject.memory.stopped.add(pod.name)
             message = f"pod {pod.name} reported no progress for {runtime.spec.deadlines.idle}; it is replaced"
             try:
                 await self._gateway.delete(PODS, subject.key.namespace, pod.name, pod.uid)
@@ -163,7 +170,7 @@ class Executor:
             # Of an earlier run of that name: the garbage collector removes it, and its DELETED event brings us back.
             self._cache.upsert(standing)
             if standing.owner_uid == subject.record.uid and standing.state in ("Complete", "Failed"):
-                await self._delete_job(key, name)
+                await self._delete_job(subject, name)
             return
         self._cache.upsert(job_record(made))
         log.info("%s/%s: created Job %s", key.namespace, key.name, name)

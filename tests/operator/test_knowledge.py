@@ -36,7 +36,8 @@ def report(store: FolderStore, done: int, total: int, *, shard: int | None = Non
 
 def asked(folder: Path, shards: int) -> Progress | None:
     knowledge = Knowledge(folder.as_uri(), folder / "cache")
-    return asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
+    reports = asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, shards)})).get("job")
+    return reports.together if reports else None
 
 
 def test_a_store_that_does_not_answer_is_away_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
