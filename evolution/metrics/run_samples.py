@@ -118,7 +118,7 @@ def _position(figures: RunFigures) -> Iterator[Sample]:
     for phase in f.PHASES:
         yield Sample(f.RUN_PHASE, (phase,), int(figures.status.state == phase))
     begun = (stage.round for stage in graph.stages if stage.done and stage.kind is not Kind.PUBLISH)
-    yield Sample(f.RUN_ROUND, (), max(0, *begun, *(stage.round for stage in figures.status.current)))
+    yield Sample(f.RUN_ROUND, (), max((0, *begun, *(stage.round for stage in figures.status.current))))
     yield Sample(f.RUN_ROUNDS_PLANNED, (), run.spec.rounds)
     evaluated: list[str] = list(figures.ledger.evaluated.values())
     for outcome in f.OUTCOMES:
