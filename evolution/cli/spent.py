@@ -1,6 +1,7 @@
 """The time that a run held its GPUs for, as lines of a terminal."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -64,4 +65,5 @@ def _attempts(shown: Partition) -> Iterator[str]:
 def _attempt(attempt: Unsuccessful) -> str:
     where = f"round {attempt.round} {attempt.kind.value}" if attempt.round else attempt.kind.value
     lost = f", {format_seconds(attempt.wasted / 1000)} wasted" if attempt.wasted else ""
-    return f"  {where} {RESULT_MEANINGS[attempt.result]} ({attempt.result}) at {attempt.ended_at}{lost}"
+    at = datetime.fromisoformat(attempt.ended_at).strftime("%Y-%m-%d %H:%M:%S")
+    return f"  {at} {where} {RESULT_MEANINGS[attempt.result]} ({attempt.result}){lost}"

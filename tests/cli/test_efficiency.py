@@ -99,7 +99,7 @@ def test_attempts_are_told_by_result_if_any_did_not_succeed(here: Terminal, fini
     write(finished, ledger_of(finished.graph, more=[PREEMPTED]))
     shown = here.evolve("status", "demo.yaml").out
     assert f"attempts: {len(finished.graph.stages)} succeeded, 1 preempted" in shown
-    assert "round 1 Train was evicted, preempted or interrupted (preempted)" in shown
+    assert "2026-11-21 08:10:30 round 1 Train was evicted, preempted or interrupted (preempted), 1m 05s wasted" in shown
 
 
 def test_without_a_gpu_the_lines_are_worker_seconds_and_say_so(here: Terminal, finished: Recorded) -> None:
