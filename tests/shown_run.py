@@ -25,8 +25,8 @@ _GENERATED = {
     "pairs": 900,
     "questions": 1200,
     "rejects": {
-        "question": {"TooShort": 12, "TooLong": 3, "NotAQuestion": 40, "OtherLanguage": 2},
-        "answer": {"Duplicate": 60, "TooShort": 80, "Ungrounded": 90, "Refusal": 13},
+        "question": {"Empty": 12, "TooLong": 3},
+        "answer": {"Duplicate": 60, "Empty": 80, "NotGrounded": 90},
     },
     "coverage": {"covered": 290, "documents": 300},
     "questionTokens": {"0.1": 9.0, "0.5": 14.0, "0.9": 27.0},

@@ -17,11 +17,15 @@ from evolution_operator.gateway import Gateway, GatewayError, NoAccess, NotFound
 from evolution_operator.intake import Intake
 from evolution_operator.knowledge import Knowledge
 from evolution_operator.logs import set_up_logs
+from evolution_operator.metrics import Metrics
+from evolution_operator.metrics_server import metrics_served
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.reconcile import Reconciler
 from evolution_operator.records import RunKey
 from evolution_operator.resync import Resync
-from evolution_operator.settings import Settings
+from evolution_operator.settings import Settings, WrongSettings
+from evolution_operator.showing import Nobody, Witness
+from evolution_operator.watch_news import WatchNews
 from evolution_operator.watches import add_liveness, watch_registry, watch_settings, watched_kinds
 
 WORKERS = 32
@@ -37,17 +41,18 @@ class Reconciles(Protocol):
         """Bring a run forward; the seconds until it should be called again even if nothing happens."""
 
 
-MakeReconciler = Callable[[Gateway, Cache, Settings], Reconciles]
+MakeReconciler = Callable[[Gateway, Cache, Settings, Witness], Reconciles]
 
 
 def run_operator(settings: Settings, make_reconciler: MakeReconciler | None = None) -> int:
-    """Exit code: 0 after SIGTERM or SIGINT, 1 when the cluster cannot be worked with."""
+    """Exit code: 0 after SIGTERM or SIGINT, 1 when the cluster cannot be worked with, 2 if metrics cannot be served."""
     set_up_logs(settings.log_format)
     return asyncio.run(_operate(settings, make_reconciler or _reconciler))
 
 
-def _reconciler(gateway: Gateway, cache: Cache, settings: Settings) -> Reconciles:
-    return Reconciler(gateway, cache, Knowledge(settings.store, cache_folder()), settings)
+def _reconciler(gateway: Gateway, cache: Cache, settings: Settings, witness: Witness) -> Reconciles:
+    knowledge = Knowledge(settings.store, cache_folder(), asked=witness.asked)
+    return Reconciler(gateway, cache, knowledge, settings, witness=witness)
 
 
 async def _operate(settings: Settings, make_reconciler: MakeReconciler) -> int:
@@ -59,8 +64,14 @@ async def _operate(settings: Settings, make_reconciler: MakeReconciler) -> int:
     except NoAccess as error:
         logger.critical("%s", error)
         return 1
+    cache, watch_news = Cache(), WatchNews()
+    metrics = Metrics(settings, cache, gateway.requests, watch_news)
     try:
-        return await _work(settings, gateway, make_reconciler, stop)
+        async with metrics_served(settings, metrics.page):
+            return await _work(settings, gateway, cache, watch_news, metrics, make_reconciler, stop)
+    except WrongSettings as error:
+        logger.critical("%s", error)
+        return 2
     except NotFound as error:
         logger.critical("the CustomResourceDefinitions of Evolution are not installed; install them first: %s", error)
     except GatewayError as error:
@@ -70,21 +81,29 @@ async def _operate(settings: Settings, make_reconciler: MakeReconciler) -> int:
     return 1
 
 
-async def _work(settings: Settings, gateway: Gateway, make_reconciler: MakeReconciler, stop: asyncio.Event) -> int:
-    cache = Cache()
-    queue: KeyedQueue[RunKey] = KeyedQueue(expected=(GatewayError, StoreError))
+async def _work(
+    settings: Settings,
+    gateway: Gateway,
+    cache: Cache,
+    watch_news: WatchNews,
+    metrics: Metrics,
+    make_reconciler: MakeReconciler,
+    stop: asyncio.Event,
+) -> int:
+    queue: KeyedQueue[RunKey] = KeyedQueue((GatewayError, StoreError), metrics.handled("reconcile"))
     intake = Intake(cache, queue)
-    resync = Resync(gateway, cache, intake, settings.namespaces)
-    reconciler = make_reconciler(gateway, cache, settings)
+    resync = Resync(gateway, cache, intake, settings.namespaces, watch_news=watch_news, timed=metrics.handled("resync"))
+    reconciler = make_reconciler(gateway, cache, settings, metrics if settings.metrics_port else Nobody())
 
     # Jobs and pods are known before the first run is looked at: nothing is created that exists.
     if not await _first_list(resync, stop):
         return 0
     _spare_the_collector()
+    metrics.begins(queue)
     logger.info("working with %s in %s: %s", gateway.server, _scope(settings), _counts(cache))
 
     watched = watched_kinds(settings.namespaces)
-    registry = watch_registry(intake, watched)
+    registry = watch_registry(intake, watched, watch_news)
     add_liveness(registry, queue, intake, resync)
     # kopf takes over the signals, and on its way out waits 5 s for the task that waits for this flag.
     kopf.on.cleanup(registry=registry)(_set(stop))

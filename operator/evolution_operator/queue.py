@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
+from time import monotonic
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -15,14 +16,20 @@ BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 STOP_SECONDS = 5.0
 """Handlers under way get so long to finish when the queue stops."""
 
+Timed = Callable[[float, bool], None]
+
 logger = logging.getLogger(__name__)
 
 
 class KeyedQueue(Generic[K]):
-    """For one event loop. `expected` errors are logged as one line, all others with their traceback."""
+    """For one event loop. `expected` errors are logged as one line, all others with their traceback.
 
-    def __init__(self, expected: tuple[type[Exception], ...] = ()) -> None:
+    `timed` is told how many seconds each call of the handler took, and whether it went well.
+    """
+
+    def __init__(self, expected: tuple[type[Exception], ...] = (), timed: Timed = lambda _seconds, _ok: None) -> None:
         self._expected = expected
+        self._timed = timed
         self._order: asyncio.PriorityQueue[tuple[int, int, K | None]] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._waiting: dict[K, float] = {}
@@ -109,11 +116,14 @@ class KeyedQueue(Generic[K]):
                 continue  # forgotten meanwhile, or handled as urgent
             self._busy.add(key)
             self._cancel_timer(key)
+            started = monotonic()
             try:
                 again = await handler(key)
             except Exception as error:
+                self._timed(monotonic() - started, False)
                 again = self._after_failure(key, error)
             else:
+                self._timed(monotonic() - started, True)
                 self._failures.pop(key, None)
             finally:
                 self._busy.discard(key)

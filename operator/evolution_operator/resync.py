@@ -12,7 +12,9 @@ from evolution_operator import parse
 from evolution_operator.cache import Cache
 from evolution_operator.gateway import Forbidden, Gateway, GatewayError, Resource
 from evolution_operator.intake import Intake
+from evolution_operator.queue import Timed
 from evolution_operator.records import SELECTOR, JobRecord, PodRecord, Record, RunRecord, RuntimeRecord, is_newer
+from evolution_operator.watch_news import WatchNews
 
 JITTER = 0.1
 """The pause between two lists varies by this share, so that installations do not list in step."""
@@ -44,11 +46,23 @@ WATCHED = (
 class Resync:
     """Compares the cache with lists of the cluster, in some namespaces or in all."""
 
-    def __init__(self, gateway: Gateway, cache: Cache, intake: Intake, namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        cache: Cache,
+        intake: Intake,
+        namespaces: tuple[str, ...] = (),
+        *,
+        watch_news: WatchNews | None = None,
+        timed: Timed = lambda _seconds, _ok: None,
+    ) -> None:
+        """`timed` is told how many seconds each list of everything took, and whether it could be read."""
         self._gateway = gateway
         self._cache = cache
         self._intake = intake
         self._namespaces = namespaces
+        self._watch_news = watch_news or WatchNews()
+        self._timed = timed
         self._no_cluster_runtimes = False
         self._deaf_rounds = 0
         self.finished_at = monotonic()
@@ -66,13 +80,12 @@ class Resync:
             GatewayError: a list failed; what was listed before is taken in.
         """
         started = monotonic()
-        news = 0
-        for watched in WATCHED:
-            if watched.resource is api.CLUSTER_RUNTIMES:
-                news += await self._cluster_runtimes(watched)
-                continue
-            for namespace in self._namespaces or (None,):
-                news += await self._compare(watched, namespace)
+        listed = False
+        try:
+            news = await self._list_all()
+            listed = True
+        finally:
+            self._timed(monotonic() - started, listed)
         deaf = news > 0 and self._intake.watched_at < min(self.finished_at, started)
         self._deaf_rounds = self._deaf_rounds + 1 if deaf else 0
         self.finished_at = monotonic()
@@ -89,6 +102,18 @@ class Resync:
             else:
                 if news:
                     logger.info("a list of the cluster told of %d changes that no watch had told", news)
+
+    async def _list_all(self) -> int:
+        news = 0
+        for watched in WATCHED:
+            if watched.resource is api.CLUSTER_RUNTIMES:
+                found = await self._cluster_runtimes(watched)
+            else:
+                found = sum([await self._compare(watched, namespace) for namespace in self._namespaces or (None,)])
+            if not found and not (watched.resource is api.CLUSTER_RUNTIMES and self._namespaces):
+                self._watch_news.told(watched.resource.plural)
+            news += found
+        return news
 
     async def _cluster_runtimes(self, watched: Watched) -> int:
         if not self._namespaces:

@@ -15,6 +15,7 @@ from evolution_operator.intake import Intake
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import MANAGED_BY, OPERATOR, RunKey
 from evolution_operator.resync import WATCHED, Resync, Watched
+from evolution_operator.watch_news import WatchNews
 
 STUCK_SECONDS = 300.0
 """A run that waits so long for a worker means that all workers hang: every request has a shorter deadline."""
@@ -75,12 +76,14 @@ def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:
     return settings
 
 
-def watch_registry(intake: Intake, watched: Iterable[Watched]) -> kopf.OperatorRegistry:
+def watch_registry(intake: Intake, watched: Iterable[Watched], watch_news: WatchNews) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     for kind in watched:
         group, version, plural = _address(kind)
         labels = {MANAGED_BY: OPERATOR} if kind.selector else None
-        kopf.on.event(group, version, plural, id=plural, labels=labels, registry=registry)(_handler(intake, kind))
+        kopf.on.event(group, version, plural, id=plural, labels=labels, registry=registry)(
+            _handler(intake, kind, watch_news)
+        )
 
     @kopf.on.login(registry=registry)
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
@@ -112,9 +115,10 @@ def add_liveness(registry: kopf.OperatorRegistry, queue: KeyedQueue[RunKey], int
         }
 
 
-def _handler(intake: Intake, kind: Watched) -> Callable[..., Coroutine[Any, Any, None]]:
+def _handler(intake: Intake, kind: Watched, watch_news: WatchNews) -> Callable[..., Coroutine[Any, Any, None]]:
     async def take_in(event: kopf.RawEvent, **_: Any) -> None:
         intake.watched_at = monotonic()
+        watch_news.told(kind.resource.plural)
         record = kind.parse(event["object"])
         if event["type"] == "DELETED":
             intake.gone(record)

@@ -17,6 +17,7 @@ from evolution_operator.knowledge import Knowledge
 from evolution_operator.reconcile import Reconciler
 from evolution_operator.records import RunKey
 from evolution_operator.settings import Settings, read_settings
+from evolution_operator.showing import Witness
 
 NOTES = "BENCH_NOTES"
 """Environment variable: the file. Each line is seconds since the epoch and the name of a run, after its first look."""
@@ -39,9 +40,9 @@ class ObservedReconciler:
 def main() -> int:
     with Path(os.environ[NOTES]).open("w", buffering=1) as notes:
 
-        def observed(gateway: Gateway, cache: Cache, settings: Settings) -> ObservedReconciler:
-            knowledge = Knowledge(settings.store, cache_folder())
-            return ObservedReconciler(Reconciler(gateway, cache, knowledge, settings), notes)
+        def observed(gateway: Gateway, cache: Cache, settings: Settings, witness: Witness) -> ObservedReconciler:
+            knowledge = Knowledge(settings.store, cache_folder(), asked=witness.asked)
+            return ObservedReconciler(Reconciler(gateway, cache, knowledge, settings, witness=witness), notes)
 
         return run_operator(read_settings(sys.argv[1:]), observed)
 
