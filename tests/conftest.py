@@ -56,6 +56,11 @@ def promtool() -> Path:
     return _program("promtool")
 
 
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    return _program("kubectl")
+
+
 def _program(tool: str) -> Path:
     try:
         return binary(tool)

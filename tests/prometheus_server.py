@@ -58,6 +58,15 @@ class Series:
     points: list[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Selector:
+    """What an expression reads: the metric, and the labels by which series of it are chosen, with the values if they
+    are given as such and not as a pattern."""
+
+    metric: str
+    labels: dict[str, str | None]
+
+
 class PrometheusServer:
     """Its configuration, data and log lie in `folder`; it can be stopped and started again at the same address."""
 
@@ -133,6 +142,14 @@ class PrometheusServer:
             for found in told["result"]
         ]
 
+    def selectors(self, expression: str) -> list[Selector]:
+        """All that an expression reads.
+
+        Raises:
+            QueryError: it is no PromQL.
+        """
+        return list(_selectors(self._get("parse_query", {"query": expression})))
+
     def rules(self) -> list[dict[str, Any]]:
         """All rules, as the API tells them: with `name`, `type`, `health`, `lastError`, and `state` of alerts."""
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
@@ -174,6 +191,19 @@ def prometheus_server(
         yield server
     finally:
         server.stop()
+
+
+def _selectors(node: object) -> Iterator[Selector]:
+    if isinstance(node, list):
+        for part in node:
+            yield from _selectors(part)
+    elif isinstance(node, dict):
+        if node.get("type") in ("vectorSelector", "matrixSelector"):
+            chosen = {m["name"]: m["value"] if m["type"] in ("=", "!=") else None for m in node["matchers"]}
+            name = chosen.pop("__name__", None)
+            yield Selector(node["name"] or name or "", chosen)
+        for part in node.values():
+            yield from _selectors(part)
 
 
 def _free_port() -> int:
