@@ -1,12 +1,13 @@
 """A worker that takes no time: it commits stages of an order with invented outputs, as `simulated.finish` does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from simulated import OUTPUTS, PREPARED, rising
 
 from evolution.plan.manifest import Artifact, Manifest, Timings
 from evolution.plan.order import Order, OrderInput, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint, sha256
+from evolution.plan.tally import Spending, Tally, spent_on_committed
 from evolution.store.artifacts import Artifacts
 
 Score = Callable[[int], float]
@@ -19,6 +20,21 @@ def commit_order(order: Order, artifacts: Artifacts, score: Score = rising) -> l
         inputs = {name: _digest(source, done) for name, source in stage.inputs.items()}
         done[stage.id], _ = artifacts.commit(invented_manifest(stage, inputs, score, order.run))
     return list(done.values())
+
+
+def tally_of(worker: str, started_at: str, manifests: Iterable[Manifest]) -> Tally:
+    """What a worker that committed these stages alone says at last."""
+    tally = Tally(worker=worker, started_at=started_at)
+    for manifest in manifests:
+        tally = tally.adding(manifest.kind, spent_on_committed(manifest))
+    return tally
+
+
+def tally_of_unfinished(worker: str, started_at: str, stage: OrderStage, spent: Spending) -> Tally:
+    """What a worker tells of itself that is at the first stage of its order."""
+    inputs = {name: source.digest or "" for name, source in stage.inputs.items()}
+    unfinished = fingerprint(stage.kind, stage.parameters, inputs)
+    return Tally(worker=worker, started_at=started_at).adding(stage.kind, spent, unfinished)
 
 
 def _digest(source: OrderInput, done: dict[str, Manifest]) -> str:

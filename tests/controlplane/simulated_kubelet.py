@@ -22,10 +22,13 @@ from controlplane.client import Api, Json
 from controlplane.container_environment import expand
 from controlplane.kubelet import Kubelet, Node, Pods, now, until_interrupted
 from controlplane.pod_status import Phase, pod_status, running, terminated
-from simulated_worker import commit_order
+from simulated_worker import commit_order, tally_of, tally_of_unfinished
 
+from evolution.plan import worker
 from evolution.plan.order import Order
+from evolution.plan.tally import Spending, Tally
 from evolution.plan.worker import ExitCode
+from evolution.store import keys
 from evolution.store.artifacts import Artifacts
 from evolution.store.base import StoreUnavailable
 from evolution.store.open import open_store
@@ -33,6 +36,8 @@ from evolution.store.open import open_store
 THREADS = 4
 INDEX = "batch.kubernetes.io/job-completion-index"
 TERMINATED = 143
+SHARE = Spending(productive=1000)
+"""What a worker spends on its share of a stage that another one commits."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,11 @@ class Failed:
 class Hang:
     """It runs until it is deleted."""
 
+    spent: Spending | None = None
+    """What it tells the store of its first stage when it starts."""
+    exit_code: int = TERMINATED
+    """How it ends then; with 44 it says at last what it has spent."""
+
 
 Outcome: TypeAlias = Success | Failed | Hang
 Decide: TypeAlias = Callable[[Json, Order], Outcome]
@@ -72,6 +82,8 @@ class SimulatedRuntime:
         self._stores: dict[str, Artifacts] = {}
         self._live: dict[str, str] = {}
         """When each pod started that has not ended, by uid."""
+        self._hanging: dict[str, tuple[int, Tally | None]] = {}
+        """How pods that hang will end, by uid: exit code, and what they say then."""
         self._lock = threading.Lock()
 
     def run(self, pod: Json) -> None:
@@ -83,6 +95,7 @@ class SimulatedRuntime:
 
     def forget(self, uid: str) -> None:
         self._live.pop(uid, None)
+        self._hanging.pop(uid, None)
 
     def close(self) -> None:
         self._agenda.close()
@@ -96,6 +109,8 @@ class SimulatedRuntime:
             self._end(pod, ExitCode.BAD_SPEC, repr(error))
             return
         hangs = isinstance(outcome, Hang)
+        if isinstance(outcome, Hang):
+            self._hanging[pod["metadata"]["uid"]] = outcome.exit_code, self._tell(pod, order, outcome)
         if hangs or self._seconds > 0:
             started = self._live.get(pod["metadata"]["uid"], now())
             self._report(pod, "Running", running(started), started)
@@ -108,24 +123,46 @@ class SimulatedRuntime:
     def _finish(self, pod: Json, order: Order, outcome: Outcome) -> None:
         if pod["metadata"]["uid"] not in self._live:
             return
-        if isinstance(outcome, Success):
-            outcome = self._commit(pod, order)
         match outcome:
+            case Success():
+                self._end(pod, *self._commit(pod, order))
             case Failed(exit_code, message):
                 self._end(pod, exit_code, message)
-            case _:
-                self._end(pod, ExitCode.COMMITTED)
 
-    def _commit(self, pod: Json, order: Order) -> Outcome:
-        if getattr(order, "shards", 1) > 1 and pod["metadata"].get("annotations", {}).get(INDEX) != "0":
-            return Success()
+    def _commit(self, pod: Json, order: Order) -> tuple[int, str]:
+        """Exit code and last words."""
+        name, started = pod["metadata"]["name"], self._live.get(pod["metadata"]["uid"], now())
+        index = pod["metadata"].get("annotations", {}).get(INDEX)
         try:
-            commit_order(order, self._artifacts(order.store))
+            if order.shards > 1 and index != "0":
+                tally = Tally(worker=name, started_at=started).adding(order.stages[0].kind, SHARE)
+            else:
+                tally = tally_of(name, started, commit_order(order, self._artifacts(order.store)))
         except StoreUnavailable as error:
-            return Failed(ExitCode.STORE_UNAVAILABLE, str(error))
+            return ExitCode.STORE_UNAVAILABLE, str(error)
         except Exception as error:  # As a worker that dies of it.
-            return Failed(1, repr(error))
-        return Success()
+            return 1, repr(error)
+        return ExitCode.COMMITTED, worker.OrderDone(tally=tally).to_json().decode()
+
+    def _tell(self, pod: Json, order: Order, hang: Hang) -> Tally | None:
+        """Report progress, as a worker at its first stage does."""
+        if hang.spent is None:
+            return None
+        meta, first = pod["metadata"], order.stages[0]
+        tally = tally_of_unfinished(meta["name"], self._live.get(meta["uid"], now()), first, hang.spent)
+        index = int(meta["annotations"][INDEX]) if order.shards > 1 else None
+        report = worker.Progress(
+            stage=first.id,
+            fingerprint=tally.unfinished,
+            phase="steps",
+            done=1,
+            total=2,
+            updated_at=now(),
+            tally=tally,
+        )
+        place = keys.progress(order.run, tally.unfinished, index)
+        self._artifacts(order.store).store.write(place, report.to_json())
+        return tally
 
     def _artifacts(self, store: str) -> Artifacts:
         with self._lock:
@@ -134,7 +171,12 @@ class SimulatedRuntime:
             return self._stores[store]
 
     def _interrupt(self, pod: Json) -> None:
-        self._end(pod, TERMINATED)
+        exit_code, tally = self._hanging.pop(pod["metadata"]["uid"], (TERMINATED, None))
+        if exit_code == ExitCode.PREEMPTED and tally:
+            said = worker.Failed(code=exit_code, reason="Preempted", message="was told to stop", tally=tally)
+            self._end(pod, exit_code, said.to_json().decode())
+        else:
+            self._end(pod, exit_code)
         self._pods.remove(pod)
 
     def _end(self, pod: Json, exit_code: int, message: str = "") -> None:

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from simulated_worker import commit_order
+from simulated_worker import commit_order, tally_of
 
 from evolution.plan.order import Order
+from evolution.plan.worker import OrderDone
 from evolution.store.artifacts import Artifacts
 from evolution.store.open import open_store
 from fakeapi.kinds import PODS, Body
@@ -22,8 +23,8 @@ INDEX = "batch.kubernetes.io/job-completion-index"
 NODE = "fake-node"
 TERMINATED = 143
 
-Worker = Callable[[Body], None]
-"""Does what the pod's container would do; runs in a thread."""
+Worker = Callable[[Body], str]
+"""Does what the pod's container would do, and gives its last words; runs in a thread."""
 
 
 @dataclass(slots=True)
@@ -55,15 +56,17 @@ class Fate:
         return self.times > 0 and fnmatchcase(job, self.job) and fnmatchcase(metadata["namespace"], self.namespace)
 
 
-def simulated_worker(pod: Body) -> None:
+def simulated_worker(pod: Body) -> str:
     """Commit the order in the pod's environment, as `evolution-worker` would."""
     container = pod["spec"]["containers"][0]
     environment = {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
     if "EVOLUTION_ORDER" not in environment:
-        return
+        return ""
     order = Order.model_validate_json(environment["EVOLUTION_ORDER"].replace("$$", "$"))
     with tempfile.TemporaryDirectory() as cache:
-        commit_order(order, Artifacts(open_store(order.store), Path(cache)))
+        done = commit_order(order, Artifacts(open_store(order.store), Path(cache)))
+    started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    return OrderDone(tally=tally_of(pod["metadata"]["name"], started, done)).to_json().decode()
 
 
 class Kubelet:
@@ -136,15 +139,16 @@ class Kubelet:
         await asyncio.sleep(self.start_seconds)
         pod = self._start(key)
         await asyncio.sleep(fate.seconds if fate else self.seconds)
+        said = ""
         if fate is None or fate.commits:
             while self._others_run(pod):
                 await self.storage.tables[PODS].pulse.wait()
             try:
-                await asyncio.to_thread(self.worker, pod)
+                said = await asyncio.to_thread(self.worker, pod)
             except Exception as error:  # as a container's: seen in the pod, whatever it is
                 fate = Fate(exit_code=1, message=f"{type(error).__name__}: {error}"[:4096])
         if fate is None:
-            self._end(self.storage.get(PODS, key), 0, "")
+            self._end(self.storage.get(PODS, key), 0, said)
         elif fate.evicted:
             self.evict(key, "EvictionByEvictionAPI")
         elif not fate.hang:
