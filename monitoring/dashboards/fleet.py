@@ -335,7 +335,7 @@ def ledger() -> list[AnyPanel]:
             {"ledger": RUNS.gpus_by_ledger, "Kubernetes": RUNS.gpus_by_kubernetes},
             GPUS,
             decimals=1,
-            nothing="needs kube-state-metrics",
+            nothing="needs kube-state-metrics and the rules",
         ),
         number(
             "Ledger of the time range",
@@ -347,12 +347,13 @@ def ledger() -> list[AnyPanel]:
         ),
         number(
             "Kubernetes, of the time range",
-            "The same from kube-state-metrics, minute by minute, by the GPUs that pods of runs asked for.",
+            "The same from kube-state-metrics, minute by minute, by the GPUs that pods of runs asked for. A rule records "
+            "it; before the rule was there, there is nothing.",
             {"": RUNS.gpu_hours_by_kubernetes},
             GPU_HOURS,
             width=8,
             decimals=2,
-            nothing="needs kube-state-metrics",
+            nothing="needs kube-state-metrics and the rules",
         ),
         number(
             "Ledger off by",
@@ -363,6 +364,6 @@ def ledger() -> list[AnyPanel]:
             width=8,
             decimals=1,
             colours=((0, "green"), (0.05, "red")),
-            nothing="needs kube-state-metrics",
+            nothing="needs kube-state-metrics and the rules",
         ),
     ]
