@@ -55,6 +55,7 @@ class InventedWorker:
 
     def __init__(self, log: Path) -> None:
         self.log = log
+        self.name = "invented"
         self._code = 0
         self.invention.workers += 1
 
@@ -75,7 +76,8 @@ class InventedWorker:
     def exit_code(self) -> int:
         return self._code
 
-    def stop(self) -> None: ...
+    def stop(self) -> list[Event]:
+        return []
 
     def _manifest(self, stage: OrderStage, inputs: dict[str, str], artifacts: Artifacts, run: str) -> Manifest:
         trained = self.invention.adapters.get(inputs.get("adapter", "")) if stage.kind is Kind.EVALUATE else None

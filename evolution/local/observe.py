@@ -8,6 +8,7 @@ from typing import Protocol
 from evolution.api.run import EvolutionRun
 from evolution.decide import Plan, decide
 from evolution.ledger import Ledger
+from evolution.local.attempts import lost
 from evolution.local.places import StoredRun
 from evolution.observation import Active, Observation
 from evolution.plan.manifest import Manifest
@@ -59,7 +60,7 @@ def observe(stored: StoredRun, warn: Warn) -> Plan:
         manifests=known,
         now=datetime.now(UTC),
         failures=history.failures if history else {},
-        ledger=history.ledger if history else Ledger(),
+        ledger=lost(history.ledger, stored.id, store, silent=STALE_SECONDS) if history else Ledger(),
         previous=history.status if history else Plan().status,
         history_uri=f"{store.uri}/{keys.history(stored.id)}",
     )

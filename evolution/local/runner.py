@@ -1,5 +1,6 @@
 """Carrying a plan out on this machine: decide, do the most urgent stage, decide again."""
 
+import contextlib
 import os
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Protocol
 from evolution.api.runtime import EngineSettings
 from evolution.decide import PERMANENT, Plan
 from evolution.ledger import Ledger
+from evolution.local.attempts import begun, ended, lost, result_of, tally_in
 from evolution.local.observe import settle
 from evolution.local.places import StoredRun
 from evolution.local.worker import Worker
@@ -18,9 +20,11 @@ from evolution.observation import Failure, Observation
 from evolution.plan.graph import Stage
 from evolution.plan.manifest import Manifest
 from evolution.plan.order import Compute, Order, order_stage
+from evolution.plan.tally import Tally
 from evolution.plan.worker import Committed, Event, ExitCode, Failed, OrderDone
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged
+from evolution.store.base import StoreError
 from evolution.store.history import read_history, write_history
 
 
@@ -48,6 +52,8 @@ class Runner:
     ledger: Ledger = field(default_factory=Ledger)
     worker: Worker | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
+    orders: int = 0
+    """Given to workers so far."""
     told: set[str] = field(default_factory=set)
     """Warnings of stages so far, without their numbers: each is told once, the report has them all."""
     mlflow_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", ""))
@@ -69,12 +75,13 @@ class Runner:
             StoreError: the store cannot be read or written.
         """
         history = read_history(self.local.artifacts.store, self.local.id)
-        self.ledger = history.ledger if history else Ledger()
+        store = self.local.artifacts.store
+        self.ledger = lost(history.ledger, self.local.id, store) if history else Ledger()
         plan = Plan(status=history.status) if history else Plan()
         while True:
             plan = self._decide(plan)
             if plan.start:
-                self._execute(plan.start[0])
+                self._execute(plan.start[0], plan)
             elif plan.requeue_after is not None:
                 time.sleep(plan.requeue_after)
             else:
@@ -82,18 +89,26 @@ class Runner:
 
     def _decide(self, before: Plan) -> Plan:
         plan = settle(self.local.run, self.known, self._observation(before), self._look_up)
-        if plan.graph is not None:
-            write_history(
-                self.local.artifacts.store,
-                self.local.id,
-                self.local.run,
-                plan.graph,
-                plan.status,
-                failures=self.failures,
-                ledger=self.ledger,
-            )
+        assert plan.graph is not None
+        judged = self.ledger.judging(self.local.run.spec, plan.graph)
+        if judged != self.ledger:
+            self.ledger = judged
+            plan = settle(self.local.run, self.known, self._observation(before), self._look_up)
+        self._write_history(plan)
         self.audience.planned(plan)
         return plan
+
+    def _write_history(self, plan: Plan) -> None:
+        assert plan.graph is not None
+        write_history(
+            self.local.artifacts.store,
+            self.local.id,
+            self.local.run,
+            plan.graph,
+            plan.status,
+            failures=self.failures,
+            ledger=self.ledger,
+        )
 
     def _look_up(self, fingerprint: str) -> Manifest | None:
         """A manifest of the store; one that cannot be read is forgotten, so that its stage is done again."""
@@ -114,8 +129,8 @@ class Runner:
             history_uri=f"{self.local.artifacts.store.uri}/{keys.history(self.local.id)}",
         )
 
-    def _execute(self, stage: Stage) -> None:
-        """Have the worker do `stage`; what came of it is in `known` or `failures` afterwards."""
+    def _execute(self, stage: Stage, plan: Plan) -> None:
+        """Have the worker do `stage`; what came of it is in `known` or `failures`, and in the ledger, afterwards."""
         assert stage.fingerprint is not None
         before = self.failures.get(stage.fingerprint)
         order = Order(
@@ -130,22 +145,40 @@ class Runner:
                 mlflow_uri=self.mlflow_uri,
             ),
         )
+        asked = datetime.now(UTC)
         self.worker = self.worker or Worker(self.local.log)
-        failed: Failed | None = None
-        done = False
-        for event in self.worker.execute(order):
-            self.audience.happened(event)
-            if isinstance(event, Committed):
-                self._committed(event)
-            elif isinstance(event, Failed):
-                failed = event
-            elif isinstance(event, OrderDone):
-                done = True
-        if not done:
-            failed = failed or _death(self.worker.exit_code(), self.worker.log)
-            self.worker.stop()
-            self.worker = None
-            self._failed(stage, failed)
+        self.orders += 1
+        attempt = begun(self.worker.name, self.orders, stage, asked)
+        self.ledger = self.ledger.noting([attempt])
+        self._write_history(plan)
+        last: Event | None = None
+        tally: Tally | None = None
+        try:
+            for event in self.worker.execute(order):
+                last, tally = event, tally_in(event) or tally
+                self.audience.happened(event)
+                if isinstance(event, Committed):
+                    self._committed(event)
+        except BaseException:  # Ctrl-C: what the worker says while it ends is part of what it spent
+            told = [tally_in(event) for event in self._end_worker()]
+            self.ledger = self.ledger.noting([ended(attempt, "preempted", next(filter(None, reversed(told)), tally))])
+            with contextlib.suppress(StoreError):
+                self._write_history(plan)
+            raise
+        if isinstance(last, OrderDone):
+            self.ledger = self.ledger.noting([ended(attempt, "succeeded", tally)])
+            return
+        failed = last if isinstance(last, Failed) else _death(self.worker.exit_code(), self.worker.log)
+        self._end_worker()
+        self.ledger = self.ledger.noting([ended(attempt, result_of(failed), tally)])
+        self._failed(stage, failed)
+
+    def _end_worker(self) -> list[Event]:
+        """What it still said."""
+        assert self.worker is not None
+        said = self.worker.stop()
+        self.worker = None
+        return said
 
     def _committed(self, event: Committed) -> None:
         manifest = event.manifest

@@ -4,9 +4,10 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -22,6 +23,8 @@ class Worker:
 
     def __init__(self, log: Path) -> None:
         self.log = log
+        self.name = f"laptop-{uuid4().hex[:12]}"
+        """Told by the process in its tallies."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -29,7 +32,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**os.environ, "EVOLUTION_GRACE_SECONDS": str(GRACE_SECONDS)},
+                env={**os.environ, "EVOLUTION_GRACE_SECONDS": str(GRACE_SECONDS), "EVOLUTION_WORKER": self.name},
                 start_new_session=True,  # Ctrl-C reaches this process only, which then ends the worker in order
             )
 
@@ -45,13 +48,10 @@ class Worker:
         except BrokenPipeError:
             return
         for line in self._stdout:
-            try:
-                event = parse_event(line)
-            except ValidationError:
-                continue  # cut off in the middle by the death of the process
-            yield event
-            if isinstance(event, OrderDone | Failed):
-                return
+            for event in _events([line]):
+                yield event
+                if isinstance(event, OrderDone | Failed):
+                    return
 
     def exit_code(self) -> int:
         """Wait for the end: the worker's exit code, 128 + n after signal n."""
@@ -62,14 +62,19 @@ class Worker:
             code = self._process.wait()
         return code if code >= 0 else 128 - code
 
-    def stop(self) -> None:
-        """End the process, which may save what it has done so far. Harmless if it has ended."""
+    def stop(self) -> list[Event]:
+        """End the process, which may save what it has done so far: what it still said. Harmless if it has ended."""
+        if self._stdout.closed:
+            return []
         self._process.terminate()
         self.exit_code()
+        os.set_blocking(self._stdout.fileno(), False)  # a child of the worker may hold the other end
+        said = list(_events((self._stdout.read() or b"").splitlines()))
         # Only now: a worker whose input closes amid an order believes this process dead, and saves nothing.
         with contextlib.suppress(BrokenPipeError):
             self._stdin.close()
         self._stdout.close()
+        return said
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -80,3 +85,10 @@ class Worker:
     def _stdout(self) -> IO[bytes]:
         assert self._process.stdout is not None
         return self._process.stdout
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Without a line that the death of the process cut off in the middle."""
+    for line in lines:
+        with contextlib.suppress(ValidationError):
+            yield parse_event(line)
