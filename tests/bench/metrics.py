@@ -17,82 +17,43 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 import psutil
 from prometheus_client import CollectorRegistry, generate_latest
-from shown_run import edited, ended_attempt, shown_run
+from shown_run import START, edited, ended_attempt, shown_run
+from told_metrics import Told
 
-from evolution.api.runtime import Deadlines, EvolutionRuntimeSpec
-from evolution.api.status import Condition, EvolutionRunStatus
 from evolution.ledger import RESULTS
 from evolution.metrics.exposition import RunCollector, RunMetrics
 from evolution.metrics.run_samples import RunFigures, run_samples
 from evolution.plan.stage import Kind
-from evolution_operator.cache import Cache
 from evolution_operator.metrics import Metrics
 from evolution_operator.metrics_server import metrics_served
-from evolution_operator.parse import run_record
 from evolution_operator.records import RunKey
 from evolution_operator.settings import Settings
-from evolution_operator.showing import Shown
-from evolution_operator.watch_news import WatchNews
 
 LIVE, FINISHED, SCRAPES = 200, 5_000, 100
 NAMESPACES = ("ml-platform", "team-legal", "team-support", "search-quality", "it-operations")
 SUBJECTS = ("contracts", "tickets", "runbooks", "manuals", "policies")
-RUNTIME = EvolutionRuntimeSpec(image="trainer:1", gpu_class="h100", queue_name="gpus", deadlines=Deadlines(idle="1h"))
-LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def key_of(number: int) -> RunKey:
     return RunKey(NAMESPACES[number % len(NAMESPACES)], f"{SUBJECTS[number % len(SUBJECTS)]}-{number:04}")
 
 
-class Installation:
-    """The metrics of an operator, told of runs as the reconciler tells."""
+def tell(here: Told, figures: RunFigures, number: int, ended_at: datetime | None = None) -> None:
+    """The run of this number stands so now."""
+    namespace, name = key_of(number)
+    metadata = figures.run.metadata.model_copy(update={"name": name, "namespace": namespace})
+    run = figures.run.model_copy(update={"metadata": metadata})
+    here.tell(replace(figures, run=run), START + timedelta(minutes=number), ended_at)
 
-    def __init__(self, port: int, strategy: str) -> None:
-        self.settings = Settings(store="file:///store", metrics_port=port, gpu_prices=(("h100", 2.5),))
-        self.cache = Cache()
-        requests = Counter({("patch", "evolutionruns", 200): 12_345, ("list", "jobs", 200): 40, ("get", "pods", 0): 2})
-        self.metrics = Metrics(self.settings, self.cache, requests, WatchNews())
-        spec = {"selection": {"strategy": strategy}}
-        self.model = shown_run(spec=spec)
-        self._versions = 0
 
-    def tell(self, number: int, figures: RunFigures, ended_at: datetime | None = None) -> None:
-        """The run stands so now."""
-        key = key_of(number)
-        self._versions += 1
-        status = figures.status
-        if ended_at is not None:
-            at = ended_at.strftime("%Y-%m-%dT%H:%M:%SZ")
-            done = Condition(type="Complete", status="True", reason="MaxRounds", last_transition_time=at)
-            status = EvolutionRunStatus(state="Complete", conditions=(done,))
-        body = {
-            "metadata": {
-                "name": key.name,
-                "namespace": key.namespace,
-                "uid": f"uid-{number}",
-                "resourceVersion": str(self._versions),
-                "creationTimestamp": (LONG_AGO + timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            },
-            "spec": figures.run.spec.model_dump(by_alias=True, mode="json"),
-            "status": status.model_dump(by_alias=True, mode="json"),
-        }
-        self.cache.upsert(run_record(body))
-        if ended_at is None or self.metrics.wants(key, ended_at):
-            metadata = figures.run.metadata.model_copy(update={"name": key.name, "namespace": key.namespace})
-            run = figures.run.model_copy(update={"metadata": metadata})
-            shown = Shown(run, figures.graph, figures.ledger, status, RUNTIME, figures.progressed_at)
-            self.metrics.shown(key, shown)
-
-    def history(self) -> None:
-        """Histograms and counters of a while."""
-        for number in range(2_000):
-            kind = list(Kind)[number % 6]
-            attempt = ended_attempt(number, kind, 1, RESULTS[number % len(RESULTS)])
-            self.metrics.ended(NAMESPACES[number % len(NAMESPACES)], attempt, "applied")
-        handled = self.metrics.handled("reconcile")
-        for number in range(1_000):
-            handled(number / 1000, True)
+def tell_of_a_while(metrics: Metrics) -> None:
+    """Histograms and counters."""
+    for number in range(2_000):
+        attempt = ended_attempt(number, list(Kind)[number % 6], 1, RESULTS[number % len(RESULTS)])
+        metrics.ended(NAMESPACES[number % len(NAMESPACES)], attempt, "applied")
+    handled = metrics.handled("reconcile")
+    for number in range(1_000):
+        handled(number / 1000, True)
 
 
 async def scraped(session: aiohttp.ClientSession, port: int, encoding: str) -> tuple[float, bytes]:
@@ -107,19 +68,20 @@ async def measure(strategy: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = Installation(port, strategy)
-    here.history()
+    requests = Counter({("patch", "evolutionruns", 200): 12_345, ("list", "jobs", 200): 40, ("get", "pods", 0): 2})
+    here = Told(Settings(store="file:///store", metrics_port=port, gpu_prices=(("h100", 2.5),)), requests=requests)
+    tell_of_a_while(here.metrics)
     async with (
         metrics_served(here.settings, here.metrics.page),
         aiohttp.ClientSession(auto_decompress=False) as session,
     ):
         print(f"## {LIVE} live runs, selection strategy {strategy}")  # noqa: T201
-        figures, changing = here.model, []
+        figures, changing = shown_run(spec={"selection": {"strategy": strategy}}), []
         for turn in range(SCRAPES):
             figures = edited(figures, ended_attempt(1000 + turn, Kind.TRAIN, 4))
             started = time.perf_counter()
             for number in range(LIVE):
-                here.tell(number, figures)
+                tell(here, figures, number)
             changing.append((time.perf_counter() - started) * 1000 / LIVE)
             if turn == 0:
                 taken: dict[str, list[float]] = {"gzip": [], "identity": []}
@@ -139,7 +101,7 @@ async def measure(strategy: str) -> None:
         before = process.memory_info().rss
         now = datetime.now(UTC)
         for number in range(LIVE, LIVE + FINISHED):
-            here.tell(number, replace(figures, now=now), now - timedelta(minutes=number / 4))
+            tell(here, figures, number, now - timedelta(minutes=number / 4))
         took, body = await scraped(session, port, "identity")
         grown = (process.memory_info().rss - before) / 2**20
         print(f"with {FINISHED} finished runs more: text {len(body) / 2**20:.2f} MiB, in {took:.1f} ms")  # noqa: T201
