@@ -321,7 +321,7 @@ def ledger() -> list[AnyPanel]:
             nothing="no run has a budget",
         ),
         graph(
-            "Not settled yet, and waited for",
+            "Unsettled and waited for",
             "GPU-hours held by attempts under way or saved in checkpoints of unfinished stages, which are in no class "
             "yet; and GPU-hours for which runs waited in all. Unsettled ones that only grow: a worker that never ends.",
             {"unsettled": f"sum({unsettled}) / 3600", "waited for": f"sum({queued}) / 3600"},
@@ -338,7 +338,7 @@ def ledger() -> list[AnyPanel]:
             nothing="needs kube-state-metrics and the rules",
         ),
         number(
-            "Ledger of the time range",
+            "GPU-hours by the ledger",
             "GPU-hours that runs held in the time range by the ledger: settled or not.",
             {"": RUNS.gpu_hours_by_ledger},
             GPU_HOURS,
@@ -346,7 +346,7 @@ def ledger() -> list[AnyPanel]:
             decimals=2,
         ),
         number(
-            "Kubernetes, of the time range",
+            "GPU-hours by Kubernetes",
             "The same from kube-state-metrics, minute by minute, by the GPUs that pods of runs asked for. A rule records "
             "it; before the rule was there, there is nothing.",
             {"": RUNS.gpu_hours_by_kubernetes},

@@ -212,7 +212,7 @@ def gpu_time() -> list[AnyPanel]:
             width=16,
         ),
         graph(
-            "GPU-hours held, settled, waited for",
+            "GPU-hours held and settled",
             "held = settled + unsettled. Unsettled are attempts under way and work saved in checkpoints; it falls as "
             "attempts end. Waited for is not held, and costs nothing but time.",
             {

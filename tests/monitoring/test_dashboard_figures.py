@@ -123,7 +123,7 @@ def test_panels_show_figures_that_were_computed_by_hand(promtool: Path, tmp_path
         shown("fleet: Cost by namespace", *((f'{{namespace="{name}", currency="EUR"}}', 480) for name in RUNS)),
         shown("fleet: GPUs held: ledger beside Kubernetes", ("{}", 16)),
         shown("fleet: GPUs held: ledger beside Kubernetes", ("{}", 16), letter="B"),
-        shown("fleet: Kubernetes, of the time range", ("{}", 2 * 192)),
+        shown("fleet: GPU-hours by Kubernetes", ("{}", 2 * 192)),
         # From the first of 1440 samples to the last one it grew 1439 times.
         shown("fleet: Ledger off by", ("{}", 1 / 1440)),
         shown("run: Score gain", (runs[0], 20)),

@@ -15,10 +15,10 @@ from monitoring.dashboard_files import DASHBOARDS, NAMES, QUERIES, opened, panel
 from monitoring.rule_files import RULES, groups
 from monitoring.served import unknown
 from prometheus_server import StartPrometheus
-from tools.build import binary
 
 from evolution.metrics.families import FAMILIES
 
+PAGE = (DASHBOARDS.parents[1] / "docs" / "grafana.md").read_text()
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 CHOOSES = {
     "fleet": {'namespace=~"$namespace"'},
@@ -142,10 +142,30 @@ def test_questions_name_only_what_is_served(start_prometheus: StartPrometheus) -
 
 
 @pytest.mark.controlplane
-def test_the_sidecar_of_grafana_finds_each_dashboard_in_a_config_map() -> None:
-    made = subprocess.run([binary("kubectl"), "kustomize", str(DASHBOARDS)], capture_output=True, check=True).stdout
+def test_the_sidecar_of_grafana_finds_each_dashboard_in_a_config_map(kubectl: Path) -> None:
+    made = subprocess.run([kubectl, "kustomize", str(DASHBOARDS)], capture_output=True, check=True).stdout
     maps = list(yaml.safe_load_all(made))
     assert {part["kind"] for part in maps} == {"ConfigMap"}
     assert [part["metadata"]["labels"] for part in maps] == [{"grafana_dashboard": "1"}] * len(NAMES)
     found = {file: json.loads(text) for part in maps for file, text in part["data"].items()}
     assert found == {f"{name}.json": opened(name) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_lists_every_panel_in_its_row(name: str) -> None:
+    found: list[list[str]] = []
+    for panel in opened(name)["panels"]:
+        if panel["type"] == "row":
+            found.append([panel["title"].replace("$run", "the name of the run")])
+        found[-1] += (
+            [under["title"] for under in panel.get("panels", ())] if panel["type"] == "row" else [panel["title"]]
+        )
+    for row, *titles in found:
+        assert f"| {row} | {', '.join(titles)} |" in PAGE
+
+
+def test_the_documentation_leads_to_panels_that_exist() -> None:
+    known = {panel["title"] for name in NAMES for panel in panels(name)}
+    rows = {panel["title"] for name in NAMES for panel in opened(name)["panels"] if panel["type"] == "row"}
+    questions = PAGE.partition("## Which panel")[2].partition("Every panel says")[0]
+    assert set(re.findall(r"\*([A-Z][^*]+)\*", questions)) - known - rows == set()
