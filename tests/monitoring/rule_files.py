@@ -14,6 +14,12 @@ def groups(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load(path.read_text())["spec"]["groups"])
 
 
+EVERY_RULE = [rule for path in RULES for group in groups(path) for rule in group["rules"]]
+ALERTS = [rule for rule in EVERY_RULE if "alert" in rule]
+NAMES = [rule["alert"] for rule in ALERTS]
+RECORDED = [rule["record"] for rule in EVERY_RULE if "record" in rule]
+
+
 def plain_rules(folder: Path) -> list[Path]:
     """One rule file, of the same name, for each PrometheusRule."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The rules are what Prometheus accepts, do what their unit tests say, and lead to help."""
+"""The rules are what Prometheus accepts, do what their unit tests say, and ask for what is served."""
 
 import re
 import shutil
@@ -8,21 +8,14 @@ from typing import Annotated, Any
 
 import pytest
 import yaml
-from monitoring.rule_files import MONITORING, RULES, groups, plain_rules
+from monitoring.rule_files import ALERTS, EVERY_RULE, MONITORING, NAMES, RECORDED, RULES, groups, plain_rules
 from monitoring.served import unknown
 from prometheus_server import StartPrometheus
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 pytestmark = pytest.mark.prometheus
 
-DOCS = MONITORING.parent / "docs"
-RUNBOOKS = DOCS / "runbooks"
-SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 SEVERITIES = {"critical", "warning", "info"}
-RULES_OF_ALL = [rule for path in RULES for group in groups(path) for rule in group["rules"]]
-ALERTS = [rule for rule in RULES_OF_ALL if "alert" in rule]
-RECORDED = [rule["record"] for rule in RULES_OF_ALL if "record" in rule]
-NAMES = [rule["alert"] for rule in ALERTS]
 CASES = {path.stem: yaml.safe_load(path.read_text())["tests"] for path in (MONITORING / "tests").glob("*.yaml")}
 
 Duration = Annotated[str, Field(pattern=r"^([0-9]+(ms|[smhdwy]))+$")]
@@ -118,20 +111,6 @@ def test_every_alert_says_how_bad_it_is_what_is_the_matter_and_where_there_is_he
     assert all(told_[part].endswith(".") for part in ("summary", "description"))
 
 
-def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
-    assert {page.stem for page in RUNBOOKS.glob("*.md")} == {*NAMES, "README"}
-    listed = re.findall(r"\]\((\w+)\.md\)", (RUNBOOKS / "README.md").read_text())
-    assert sorted(listed) == sorted(NAMES)
-
-
-@pytest.mark.parametrize("alert", NAMES)
-def test_a_runbook_has_the_sections_that_people_look_for(alert: str) -> None:
-    text = (RUNBOOKS / f"{alert}.md").read_text()
-    assert text.startswith(f"# {alert}\n")
-    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == SECTIONS
-    assert all(part.strip() for part in re.split(r"^## .+$", text, flags=re.MULTILINE))
-
-
 def test_kustomize_applies_all_rules_and_dashboards(kubectl: Path) -> None:
     objects = list(yaml.safe_load_all(told(kubectl, "kustomize", MONITORING)))
     rules = {o["metadata"]["name"]: o["spec"] for o in objects if o["kind"] == "PrometheusRule"}
@@ -149,7 +128,7 @@ def test_rules_name_only_what_is_served(start_prometheus: StartPrometheus) -> No
     prometheus = start_prometheus([])
     assert [
         f"{rule.get('alert') or rule['record']}: {wrong}"
-        for rule in RULES_OF_ALL
+        for rule in EVERY_RULE
         for selector in prometheus.selectors(rule["expr"])
         if selector.metric not in RECORDED
         for wrong in unknown(selector.metric, selector.labels)
