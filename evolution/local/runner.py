@@ -11,7 +11,7 @@ from typing import Protocol
 
 from evolution.api.runtime import EngineSettings
 from evolution.decide import PERMANENT, Plan
-from evolution.ledger import Ledger
+from evolution.ledger import Attempt, Ledger
 from evolution.local.attempts import begun, ended, lost, result_of, tally_in
 from evolution.local.observe import settle
 from evolution.local.places import StoredRun
@@ -149,29 +149,36 @@ class Runner:
         self.worker = self.worker or Worker(self.local.log)
         self.orders += 1
         attempt = begun(self.worker.name, self.orders, stage, asked)
-        self.ledger = self.ledger.noting([attempt])
+        self._note(attempt)
         self._write_history(plan)
         last: Event | None = None
         tally: Tally | None = None
         try:
             for event in self.worker.execute(order):
                 last, tally = event, tally_in(event) or tally
+                if tally and tally.gpus > attempt.gpus:  # known once it has loaded what sees them
+                    attempt = attempt.model_copy(update={"gpus": tally.gpus})
+                    self._note(attempt)
+                    self._write_history(plan)
                 self.audience.happened(event)
                 if isinstance(event, Committed):
                     self._committed(event)
         except BaseException:  # Ctrl-C: what the worker says while it ends is part of what it spent
             told = [tally_in(event) for event in self._end_worker()]
-            self.ledger = self.ledger.noting([ended(attempt, "preempted", next(filter(None, reversed(told)), tally))])
+            self._note(ended(attempt, "preempted", next(filter(None, reversed(told)), tally)))
             with contextlib.suppress(StoreError):
                 self._write_history(plan)
             raise
         if isinstance(last, OrderDone):
-            self.ledger = self.ledger.noting([ended(attempt, "succeeded", tally)])
+            self._note(ended(attempt, "succeeded", tally))
             return
         failed = last if isinstance(last, Failed) else _death(self.worker.exit_code(), self.worker.log)
         self._end_worker()
-        self.ledger = self.ledger.noting([ended(attempt, result_of(failed), tally)])
+        self._note(ended(attempt, result_of(failed), tally))
         self._failed(stage, failed)
+
+    def _note(self, attempt: Attempt) -> None:
+        self.ledger = self.ledger.noting([attempt])
 
     def _end_worker(self) -> list[Event]:
         """What it still said."""
