@@ -5,6 +5,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import product
 from typing import Any
 
 import prometheus_client
@@ -14,11 +15,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from evolution.api.runtime import seconds
-from evolution.ledger import Attempt
+from evolution.ledger import RESULTS, Attempt
 from evolution.metrics import families as f
 from evolution.metrics.exposition import RunMetrics, page_of_runs
 from evolution.metrics.families import Family
 from evolution.metrics.run_samples import RunFigures, run_samples, stage_samples
+from evolution.plan.stage import Kind
 from evolution_operator.cache import Cache
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import QUEUE_LABEL, RunKey, RunRecord
@@ -129,6 +131,8 @@ class Metrics:
         key, created_at = record.key, _moment(record.created_at)
         for reason in f.VERIFY_REASONS:
             self._verify.labels(key.namespace, reason)
+        for kind in {stage.kind for stage in run.graph.stages}:
+            self._waited.labels(key.namespace, kind.value)
         if self._per_run:
             samples = run_samples(figures)
             self._runs.show(key, created_at, _ended_at(run), lambda: RunMetrics(*key, tuple(samples)))
@@ -148,6 +152,8 @@ class Metrics:
         self._store = self._counter(f.OPERATOR_STORE_REQUESTS)
         for words in f.RECORDS:
             self._records.labels(words)
+        for kind, result in product(Kind, RESULTS):
+            self._held.labels(kind.value, result)
         for operation in f.label_values(f.OPERATOR_STORE_REQUESTS, "op"):
             for code in f.STORE_CODES:
                 self._store.labels(operation, code)
