@@ -67,7 +67,8 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
     given_up = _given_up(graph, failures, seen.retry_limit)
     situation = _situation(run, graph, given_up, over_budget=over_budget)
     halted = situation != "Running"
-    work = {key: [] if halted else _stages_of(active, graph) for key, active in seen.active.items()}
+    stopping = halted and situation != "Complete"  # with its last stage done, a worker is about to end by itself
+    work = {key: [] if stopping else _stages_of(active, graph) for key, active in seen.active.items()}
     taken = {stage.id for stages in work.values() for stage in stages}
     start: list[Stage] = []
     waits: dict[str, Wait] = {}
@@ -96,7 +97,7 @@ def decide(run: EvolutionRun, seen: Observation) -> Plan:
         graph,
         situation=situation,
         failure=given_up,
-        active={stage.id: doing[key] for key, stages in work.items() for stage in stages},
+        active={stage.id: doing[key] for key, stages in work.items() for stage in stages if not stage.done},
         waits=waits,
         seen=seen,
     )

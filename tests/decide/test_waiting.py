@@ -215,6 +215,15 @@ def test_an_order_of_several_stages_stays_wanted_while_its_stages_get_done() -> 
     assert [(c.stage, c.job) for c in plan.status.current] == [("Train", "job")]
 
 
+def test_a_worker_whose_last_stage_ends_the_run_is_left_to_end_by_itself() -> None:
+    run, world = make_run({"rounds": 1}), World()
+    advance(run, world, "r1-generate")
+    active = active_round(run, world)
+    world.run_to_the_end(run)
+    plan = decided(run, world, active=active)
+    assert (plan.status.state, plan.stop, plan.status.current) == ("Complete", (), ())
+
+
 @pytest.mark.parametrize("execution", ["Round", "Run"])
 def test_an_order_of_a_round_waits_for_what_another_order_still_makes_for_it(execution: Any) -> None:
     run, world = make_run(), World()
