@@ -273,8 +273,9 @@ def throughput() -> list[AnyPanel]:
         ),
         bars(
             "Length of attempts (p95)",
-            "How long 95 % of the ended attempts held their node at most, in the time range. Of all namespaces.",
-            {"{{stage}} {{outcome}}": quantile(0.95, f"{lengths}[{RANGE}]", "stage, outcome")},
+            "How long 95 % of the attempts that ended in the time range held their node at most. Of all namespaces. "
+            "Choose time ranges longer than this: figures settle when an attempt ends.",
+            {"{{stage}}": quantile(0.95, f"{lengths}[{RANGE}]", "stage")},
             SECONDS,
         ),
         bars(
@@ -347,8 +348,8 @@ def ledger() -> list[AnyPanel]:
         ),
         number(
             "GPU-hours by Kubernetes",
-            "The same from kube-state-metrics, minute by minute, by the GPUs that pods of runs asked for. A rule records "
-            "it; before the rule was there, there is nothing.",
+            "The same from kube-state-metrics, minute by minute, by the GPUs that pods of runs asked for. A rule "
+            "records it; before the rule was there, there is nothing.",
             {"": RUNS.gpu_hours_by_kubernetes},
             GPU_HOURS,
             width=8,

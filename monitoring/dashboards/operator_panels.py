@@ -113,13 +113,13 @@ def operator_panels() -> list[AnyPanel]:
         graph(
             "Requests by kind of object",
             "What the operator asks the API server about. A steep rise without new runs is a loop: look at its log.",
-            {"{{verb}} {{resource}}": rate_of(API_REQUESTS, "verb, resource")},
+            {"{{verb}} {{resource}}": f"{rate_of(API_REQUESTS, 'verb, resource')} > 0"},
             PER_SECOND,
         ),
         graph(
             "Requests to the object store",
             "By what was asked and how it ended. unavailable and timeout: the store; refused: its key or permissions.",
-            {"{{op}} {{code}}": rate_of(STORE_REQUESTS, "op, code")},
+            {"{{op}} {{code}}": f"{rate_of(STORE_REQUESTS, 'op, code')} > 0"},
             PER_SECOND,
         ),
     ]

@@ -64,6 +64,8 @@ PER_SECOND = "reqps"
 RATIO = "percentunit"
 SECONDS = "s"
 NUMBER = "none"
+COUNT = "short"
+"""Of many: with Mil and Bil."""
 MONEY = "locale"
 """A plain number: the currency is a label, because the operator is told which it is."""
 

@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from panels import (
     BYTES,
+    COUNT,
     FLEET,
     GPU_HOURS,
     MONEY,
@@ -23,7 +24,7 @@ from panels import (
     matrix,
     number,
 )
-from queries import ONE_RUN, PROMOTED, SETTLING
+from queries import ONE_RUN, PROMOTED, RUNNING, SETTLING
 
 
 def build() -> Dashboard:
@@ -48,6 +49,7 @@ def build() -> Dashboard:
 
 
 def glance() -> list[AnyPanel]:
+    running = f"on (namespace, run) ({ONE_RUN.newest('run_phase', RUNNING)} == 1)"
     return [
         number(
             "Phase",
@@ -69,10 +71,10 @@ def glance() -> list[AnyPanel]:
         ),
         number(
             "Since progress",
-            "Time since a worker of the run last told of progress, or a stage began or ended. While the run is Running "
-            "it should stay below *taken to hang*, the idle deadline of its runtime: else look at its pods.",
+            "Time since a worker of the run last told of progress, or a stage began or ended, while it is Running. "
+            "It should stay below *taken to hang*, the idle deadline of its runtime: else look at its pods.",
             {
-                "since progress": f"time() - {ONE_RUN.newest('run_last_progress_timestamp_seconds')}",
+                "since progress": f"time() - {ONE_RUN.newest('run_last_progress_timestamp_seconds')} and {running}",
                 "taken to hang": ONE_RUN.newest("run_stall_threshold_seconds"),
             },
             SECONDS,
@@ -244,7 +246,7 @@ def output() -> list[AnyPanel]:
             "Tokens",
             "Tokens of committed stages since the run began: read as prompt, generated, trained on.",
             {"{{stage}} {{direction}}": f"max by (stage, direction) ({ONE_RUN.metric('stage_tokens_total')})"},
-            TOKENS,
+            COUNT,
             width=6,
             decimals=0,
         ),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from monitoring.dashboard_files import DASHBOARDS, NAMES, QUERIES, opened, panels
-from monitoring.rule_files import RULES, groups
+from monitoring.rule_files import RECORDED
 from monitoring.served import unknown
 from prometheus_server import StartPrometheus
 
@@ -36,7 +36,6 @@ def strings(value: object) -> Iterator[str]:
 
 
 SELECTOR = re.compile(r"(?<![\w:])((?:evolution_|namespace:|DCGM_)[\w:]+)(?:\{([^}]*)\})?")
-RECORDED = {rule.get("record") for path in RULES for group in groups(path) for rule in group["rules"]}
 PANELS = [pytest.param(panel, id=f"{name}: {panel['title']}") for name in NAMES for panel in panels(name)]
 
 
