@@ -234,9 +234,12 @@ def test_an_evicted_worker_is_replaced_and_does_not_count_as_failed(cluster: Clu
 
 
 def test_a_spent_budget_suspends_the_run_until_it_grows(cluster: Cluster) -> None:
-    cluster.apply(spec={"budget": {"gpuHours": 8 / 3600}})  # every simulated stage takes one GPU-second
+    cluster.runtime("paid", resources={"gpus": 1})  # every simulated stage holds its GPU for a second at least
+    paid = {"kind": "EvolutionRuntime", "name": "paid"}
+    cluster.apply(spec={"runtimeRef": paid, "budget": {"gpuHours": 8 / 3600}})
     cluster.until("Suspended: BudgetExceeded")
     assert cluster.condition("BudgetExceeded")["status"] == "True"
+    assert float(cluster.run()["status"]["gpuHours"]) > 0
     cluster.edit({"budget": {"gpuHours": 1}})
     cluster.until("Complete: *")
 
