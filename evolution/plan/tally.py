@@ -29,7 +29,7 @@ class Spending(Record):
     generated_tokens: int = 0
     trained_tokens: int = 0
     kept: int = 0
-    """Rows of the committed stages' outputs: pairs, scores, training rows, predictions."""
+    """Rows of the committed stages: pairs, scores, training rows, predictions."""
     rejected: int = 0
     bytes: int = 0
     """Size of the committed outputs."""
@@ -88,11 +88,12 @@ def spent(timings: Timings, usage: Usage, kind: Kind) -> Spending:
 
 def came_out(manifest: Manifest) -> Spending:
     """The outputs of a committed stage."""
-    rows = {Kind.GENERATE: "pairs", Kind.SCORE: "scores", Kind.TRAIN: "selection", Kind.EVALUATE: "predictions"}
+    rows = {Kind.GENERATE: "pairs", Kind.SCORE: "scores", Kind.EVALUATE: "predictions"}
     main = manifest.outputs.get(rows.get(manifest.kind, ""))
+    trained = manifest.metrics.get("rows") if manifest.kind is Kind.TRAIN else None
     rejects = manifest.outputs.get("rejects")
     return Spending(
-        kept=main.count if main else 0,
+        kept=trained if isinstance(trained, int) else main.count if main else 0,
         rejected=rejects.count if rejects else 0,
         bytes=sum(output.size for output in manifest.outputs.values()),
     )
