@@ -37,15 +37,19 @@ def minio(minio_server: MinioServer, monkeypatch: pytest.MonkeyPatch) -> MinioBu
     return MinioBucket(minio_server, minio_server.new_bucket())
 
 
+@pytest.fixture(scope="session")
+def prometheus_program() -> Path:
+    return _program("prometheus")
+
+
 @pytest.fixture
-def start_prometheus(tmp_path: Path) -> Iterator[StartPrometheus]:
+def start_prometheus(prometheus_program: Path, tmp_path: Path) -> Iterator[StartPrometheus]:
     """Starts a Prometheus as `prometheus_server` does, with its files in the test's folder; stopped after the test."""
-    program = _program("prometheus")
     with ExitStack() as running:
 
         def start(targets: Sequence[Target], rules: Sequence[Path] = (), interval: float = 1.0) -> PrometheusServer:
             folder = tmp_path / f"prometheus-{uuid.uuid4().hex[:8]}"
-            return running.enter_context(prometheus_server(program, folder, targets, rules, interval))
+            return running.enter_context(prometheus_server(prometheus_program, folder, targets, rules, interval))
 
         yield start
 

@@ -1,0 +1,1 @@
+"""A day and two hours of an installation, written by hand, and what every expression must say about it."""
