@@ -52,6 +52,8 @@ class Outcome:
     """How often a Job of each name was created."""
     fingerprints: Mapping[str, int]
     """How often a Job was created for each fingerprint."""
+    attempts: Mapping[str, int]
+    """How many workers the ledger in the store has, by Job and how they ended."""
     writes: int
     """Of all the operator's lives together."""
     killed: bool
@@ -77,6 +79,8 @@ class Outcome:
             found.append(f"manifests differ: {len(missing)} missing, {len(more)} more")
         if set(self.fingerprints) != set(undisturbed.fingerprints):
             found.append("Jobs were created for other fingerprints")
+        if self.attempts != undisturbed.attempts:
+            found.append(f"attempts are {dict(self.attempts)}, not {dict(undisturbed.attempts)}")
         if self.status != undisturbed.status:
             found.append(f"status is {json.dumps(self.status)}, not {json.dumps(undisturbed.status)}")
         return found
@@ -182,6 +186,7 @@ class Laboratory:
             manifests=frozenset(path.stem for path in stages),
             created=Counter(job.name for job in jobs),
             fingerprints=Counter(job.body["metadata"].get("annotations", {}).get(FINGERPRINT, "") for job in jobs),
+            attempts=_attempts(folder),
             writes=len(proxy.writes),
             killed=proxy.killed.is_set(),
             log=log.read_text() if log.exists() else "",
@@ -190,6 +195,12 @@ class Laboratory:
     @property
     def _client(self) -> Client:
         return Client.from_kubeconfig(self.kubeconfig)
+
+
+def _attempts(folder: Path) -> Mapping[str, int]:
+    histories = [json.loads(path.read_bytes()) for path in folder.glob("store/*/runs/*/history.json")]
+    attempts = [attempt for history in histories for attempt in history["ledger"]["attempts"]]
+    return Counter(f"{attempt['job']} {attempt['result']}" for attempt in attempts)
 
 
 def every_position(writes: int) -> list[Position]:

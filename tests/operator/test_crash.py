@@ -35,6 +35,7 @@ def check(laboratory: Laboratory, sample: int | None = None, parallel: int = 4) 
     undisturbed = laboratory.undisturbed()
     assert undisturbed.complete, undisturbed.log
     assert set(undisturbed.created.values()) == {1}
+    assert undisturbed.attempts == {f"{job} succeeded": 1 for job in undisturbed.created}
     positions = spread(every_position(undisturbed.writes), sample) if sample else every_position(undisturbed.writes)
     wrong, killed = [], 0
     for position, outcome in laboratory.crashes(positions, parallel):
