@@ -108,7 +108,14 @@ class Knowledge:
         if history is None:
             return Memory(uid)
         stages = frozenset(history.stages.values())
-        return Memory(uid, dict(history.manifests), history.ledger, written=stages, written_state=history.status.state)
+        return Memory(
+            uid,
+            dict(history.manifests),
+            history.ledger,
+            written=stages,
+            written_state=history.status.state,
+            written_ledger=history.ledger,
+        )
 
     async def manifests(self, namespace: str, fingerprints: Iterable[str]) -> dict[str, Manifest | None]:
         """The manifests of finished stages, in short; None for stages that are not done.
