@@ -38,8 +38,8 @@ def in_vain(
 
 
 def under_way(worker: str, kind: Kind, round_: int, at: datetime, gpus: int = 2) -> Attempt:
-    """An attempt that has told nothing yet."""
-    update = {"ended_at": "", "result": None, "tally": None}
+    """An attempt of a pod that has told nothing yet."""
+    update = {"job": f"demo-r{round_}-{kind.value.lower()}-1a2b3c4d", "ended_at": "", "result": None, "tally": None}
     return _attempt(worker, kind, round_, gpus, at, 0.0).model_copy(update=update)
 
 

@@ -14,11 +14,11 @@ from evolution.api.load import load_run
 from evolution.cli.options import CLUSTER, Context, Json, Kubeconfig, Namespace, Store, Target, console, warn
 from evolution.cli.spent import spent
 from evolution.cli.standing import runs_table, standing
-from evolution.cli.target import find_ledger, find_run, on_laptop, open_target, read_ledger
+from evolution.cli.target import find_ledger, find_run, on_laptop, open_target
 from evolution.cli.watching import watch
 from evolution.cluster.kubectl import Kubectl
 from evolution.cluster.runs import Runs
-from evolution.local.observe import observe
+from evolution.local.observe import observe, read_ledger
 from evolution.local.places import StoredRun, open_run, with_local_revisions
 from evolution.plan.graph import Graph
 from evolution.report.html import write_report
@@ -120,7 +120,7 @@ def _show_runs(runs: Runs, *, everywhere: bool, as_json: bool) -> None:
 
 def _show_local(local: StoredRun, *, as_json: bool) -> None:
     seen = observe(local, warn)
-    time = partition(read_ledger(local.artifacts.store, local.id), datetime.now(UTC))
+    time = partition(read_ledger(local), datetime.now(UTC))
     if as_json:
         _print_status(seen.status.model_dump(by_alias=True, exclude_none=True, mode="json"), time)
         return
@@ -166,7 +166,7 @@ def report(
     stored = open_target(target, store, Kubectl(context, namespace, kubeconfig))
     seen = observe(stored, warn)
     assert seen.graph is not None
-    time = partition(read_ledger(stored.artifacts.store, stored.id), datetime.now(UTC))
+    time = partition(read_ledger(stored), datetime.now(UTC))
     try:
         write_report(stored.run, seen.graph, stored.artifacts, output, seen.status, time, gpu_price)
     except OSError as error:

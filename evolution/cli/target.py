@@ -11,7 +11,7 @@ from evolution.cluster.runs import ClusterRun, Runs
 from evolution.ledger import Ledger
 from evolution.local.places import StoredRun, local_id, open_run
 from evolution.store.artifacts import Artifacts
-from evolution.store.base import ObjectStore, StoreError
+from evolution.store.base import StoreError
 from evolution.store.cache import cache_folder
 from evolution.store.history import read_history
 from evolution.store.open import local_path, open_store
@@ -69,20 +69,15 @@ def find_run(target: str, kubectl: Kubectl) -> tuple[ClusterRun, Runs]:
     return runs.get(target), runs
 
 
-def read_ledger(store: ObjectStore, run_id: str) -> Ledger:
-    """What the attempts of a run have held; empty if it has no history, or that of an older version."""
-    history = read_history(store, run_id)
-    return history.ledger if history else Ledger()
-
-
 def find_ledger(run: ClusterRun, store: str | None) -> Ledger:
-    """That of a run of a cluster, from the cluster's store; empty if this machine cannot read there."""
+    """What the attempts of a run of a cluster have held, by its store; empty if this machine cannot read there."""
     from_environment = store == os.environ.get("EVOLUTION_STORE")
     location = f"{store.rstrip('/')}/{run.namespace}" if store and not from_environment else run.store
     try:
-        return read_ledger(open_store(location), run.id) if location else Ledger()
+        history = read_history(open_store(location), run.id) if location else None
     except StoreError:
-        return Ledger()
+        history = None
+    return history.ledger if history else Ledger()
 
 
 def _store(applied: ClusterRun | None, option: str | None, kubectl: Kubectl) -> str:

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from evolution.decide import PERMANENT
 from evolution.ledger import Attempt, Ledger, Result
+from evolution.local.worker import LAPTOP
 from evolution.plan.graph import Stage
 from evolution.plan.tally import Tally
 from evolution.plan.worker import Event, ExitCode, Failed, OrderDone, Progress
@@ -60,6 +61,8 @@ def lost(ledger: Ledger, run: str, store: ObjectStore, *, silent: float = 0.0) -
 
 def _lost(attempts: Iterable[Attempt], run: str, store: ObjectStore, silent: float) -> Iterable[Attempt]:
     for attempt in attempts:
+        if not attempt.worker.startswith(LAPTOP):
+            continue  # a pod: the operator knows of its end
         told = _last_progress(attempt, run, store)
         end = max(told.updated_at, attempt.started_at, key=datetime.fromisoformat) if told else attempt.started_at
         if (datetime.now(UTC) - datetime.fromisoformat(end)).total_seconds() >= silent:

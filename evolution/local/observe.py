@@ -15,7 +15,7 @@ from evolution.plan.manifest import Manifest
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.artifacts import ArtifactDamaged
-from evolution.store.history import read_history
+from evolution.store.history import History, read_history
 
 STALE_SECONDS = 20.0
 """A worker writes its progress every 5 s; one that has been silent for this long is taken to be gone."""
@@ -60,13 +60,26 @@ def observe(stored: StoredRun, warn: Warn) -> Plan:
         manifests=known,
         now=datetime.now(UTC),
         failures=history.failures if history else {},
-        ledger=lost(history.ledger, stored.id, store, silent=STALE_SECONDS) if history else Ledger(),
+        ledger=_ledger(stored, history),
         previous=history.status if history else Plan().status,
         history_uri=f"{store.uri}/{keys.history(stored.id)}",
     )
     plan = settle(stored.run, known, seen, look_up)
     active = _active(stored, plan)
     return decide(stored.run, replace(seen, active=active)) if active else plan
+
+
+def read_ledger(stored: StoredRun) -> Ledger:
+    """What the run's attempts have held; empty if it has no history, or that of an older version.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    return _ledger(stored, read_history(stored.artifacts.store, stored.id))
+
+
+def _ledger(stored: StoredRun, history: History | None) -> Ledger:
+    return lost(history.ledger, stored.id, stored.artifacts.store, silent=STALE_SECONDS) if history else Ledger()
 
 
 def _active(stored: StoredRun, plan: Plan) -> dict[str, Active]:

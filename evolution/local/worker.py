@@ -17,13 +17,16 @@ from evolution.plan.worker import Event, Failed, OrderDone, parse_event
 GRACE_SECONDS = 30.0
 """How long a worker may take to end after it was asked to: it saves what it has done so far."""
 
+LAPTOP = "laptop-"
+"""What names of workers on this machine begin with; on a cluster workers are named after their pods."""
+
 
 class Worker:
     """The child process. It leaves by itself when this process dies, because its standard input then closes."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
-        self.name = f"laptop-{uuid4().hex[:12]}"
+        self.name = f"{LAPTOP}{uuid4().hex[:12]}"
         """Told by the process in its tallies."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:

@@ -5,12 +5,13 @@ import os
 import pty
 import signal
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ledgers import ledger_of
+from ledgers import ledger_of, under_way
 from recorded import recorded_run
 from simulated import MINIMAL
 from terminals import EVOLVE, Cluster, Lines, Screen, Terminal
@@ -18,6 +19,7 @@ from terminals import EVOLVE, Cluster, Lines, Screen, Terminal
 from evolution.cluster.errors import ClusterError
 from evolution.cluster.kubectl import Kubectl
 from evolution.cluster.runs import Runs, read_status
+from evolution.plan.stage import Kind
 from evolution.store.folder import FolderStore
 from evolution.store.history import write_history
 
@@ -322,7 +324,7 @@ class TestTheStoreOfACluster:
         self, cluster: Cluster, finished: str
     ) -> None:
         done = recorded_run(cluster.folder / "team", {"rounds": 2}, name="manuals")
-        ledger = ledger_of(done.graph)
+        ledger = ledger_of(done.graph, more=[under_way("pod", Kind.TRAIN, 2, datetime.now(UTC))])
         id_ = f"manuals-{cluster.run()['metadata']['uid'][:8]}"
         write_history(done.artifacts.store, id_, done.run, done.graph, done.status, failures={}, ledger=ledger)
         cluster.operator_says(finished, gpuSeconds={"productive": 1, "overhead": 1, "wasted": 0, "queued": 0})
@@ -331,6 +333,9 @@ class TestTheStoreOfACluster:
         assert "GPU time:" not in shown
         told = json.loads(cluster.evolve("status", finished, "--json").out)["partition"]
         assert told["seconds"] == {class_: value / 1000 for class_, value in ledger.by_class().items()}
+        assert told["unsettled"] > 0
+        assert cluster.evolve("report", finished, "--output", "page.html").code == 0
+        assert "Unsettled, and in no class yet" in (cluster.folder / "page.html").read_text(encoding="utf-8")
         cluster.operator_says(finished, historyURI=f"file:///not/here/runs/{id_}/history.json")
         assert "GPU time: productive 1.0 s (50 %)" in cluster.evolve("status", finished).out
 

@@ -12,7 +12,7 @@ from recorded import STARTED, Recorded, recorded_run
 from simulated import MINIMAL
 from terminals import Terminal
 
-from evolution.ledger import CLASSES, Ledger
+from evolution.ledger import CLASSES, Attempt, Ledger
 from evolution.local.places import local_id
 from evolution.plan.stage import Kind
 from evolution.store import keys
@@ -112,10 +112,24 @@ def test_without_a_gpu_the_lines_are_worker_seconds_and_say_so(here: Terminal, f
 
 
 def test_what_is_under_way_is_unsettled(here: Terminal, finished: Recorded) -> None:
-    begun = under_way("busy", Kind.TRAIN, 2, datetime.now(UTC) - timedelta(seconds=98), gpus=1)
-    write(finished, ledger_of(finished.graph, more=[begun]))
-    assert told(here)["partition"]["unsettled"] == pytest.approx(100, abs=30)
+    write(finished, ledger_of(finished.graph, more=[on_this_machine(finished, seconds_ago=8)]))
+    assert told(here)["partition"]["unsettled"] == pytest.approx(10, abs=8)
     assert "unsettled" in here.evolve("status", "demo.yaml").out
+
+
+def test_a_run_that_was_killed_long_ago_holds_nothing_any_more(here: Terminal, finished: Recorded) -> None:
+    write(finished, ledger_of(finished.graph, more=[on_this_machine(finished, seconds_ago=3600)]))
+    partition = told(here)["partition"]
+    assert partition["unsettled"] == 0
+    assert partition["attempts"]["Train"] == {"succeeded": 2, "lost": 1}
+
+
+def on_this_machine(recorded: Recorded, *, seconds_ago: float) -> Attempt:
+    """An attempt at a training that began then, and has not told anything."""
+    training = recorded.graph.stage("r2-train")
+    assert training
+    begun = under_way("laptop-1", Kind.TRAIN, 2, datetime.now(UTC) - timedelta(seconds=seconds_ago), gpus=1)
+    return begun.model_copy(update={"job": training.fingerprint})
 
 
 def test_a_history_of_an_older_version_is_shown_without_it(here: Terminal, finished: Recorded) -> None:
