@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart dev-cluster test check test-tools bench-controlplane bench-trainer crds dashboards lint types layering lock clean
+.PHONY: help setup quickstart dev-cluster test test-ship check test-tools bench-controlplane bench-trainer crds dashboards lint types layering lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,7 +12,8 @@ help:
 	@echo 'make quickstart  watch a tiny model learn from documents that it has never seen'
 	@echo 'make dev-cluster a cluster on this machine, without containers, to try the operator on'
 	@echo 'make check       lint, types, layering and the fast tests, without a control plane (under 3 minutes)'
-	@echo 'make test        everything (CI runs this)'
+	@echo 'make test        everything but what only a release needs (CI runs this)'
+	@echo 'make test-ship   the rest: installations, images, several nodes, from beginning to end (nightly)'
 	@echo 'make crds        write crds/ anew, after a change of the API types'
 	@echo 'make dashboards  write the Grafana dashboards anew, after a change of monitoring/dashboards/*.py'
 	@echo 'make lock        renew requirements.lock after a change in pyproject.toml'
@@ -35,10 +36,14 @@ dev-cluster: setup
 	$(BIN)/python tests/dev_cluster.py $(if $(FOLDER),--folder $(FOLDER))
 
 check: setup lint types layering test-tools
-	$(BIN)/python -m pytest -m 'not slow and not controlplane' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not slow and not controlplane and not helm and not ship' -n 2 --dist worksteal
 
 test: setup lint types layering test-tools
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'not ship' -n 2 --dist worksteal
+
+# One after the other: most of them fill the machine by themselves.
+test-ship: setup test-tools
+	$(BIN)/python -m pytest -m ship
 
 test-tools: setup
 	-$(BIN)/python tests/tools/build.py

@@ -50,6 +50,8 @@ SOURCES = {
     "kubectl": Source.kubernetes("kubectl"),
     "prometheus": Source.prometheus("prometheus"),
     "promtool": Source.prometheus("promtool"),
+    "helm": Source("helm", "helm.sh/helm/v3/cmd/helm"),
+    "helm4": Source("helm4", "helm.sh/helm/v4/cmd/helm"),
     "workflow-controller": Source("argo", "github.com/argoproj/argo-workflows/v3/cmd/workflow-controller"),
 }
 TESTS = (
@@ -61,6 +63,8 @@ TESTS = (
     "kubectl",
     "prometheus",
     "promtool",
+    "helm",
+    "helm4",
 )
 """What the test command needs; the others are for benchmarks."""
 
