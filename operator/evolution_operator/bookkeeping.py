@@ -1,5 +1,6 @@
 """Keeping the ledger of a run: nothing that a pod can tell is let go before the ledger has it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
@@ -62,14 +63,17 @@ class Bookkeeper:
         return again
 
     def release(self, subject: Subject) -> None:
-        """Let go of pods whose Jobs ended well, once the stage is known to be done and the ledger has them."""
+        """Let go of pods whose Jobs ended well, once the stage is known to be done and the ledger has them.
+
+        A Job may be known to have ended before its pods were seen at all.
+        """
         memory, key = subject.memory, subject.key
+        open_ = {p.job for p in self._cache.pods(key) if p.run_uid == memory.uid and p.name not in memory.closed}
+        ended = Counter(attempt.job for attempt in memory.ledger.attempts if attempt.ended_at)
         for job in self._cache.jobs(key):
-            if job.state != "Complete" or not (job.recipe or job.fingerprint in memory.manifests):
-                continue
-            own = [pod for pod in self._cache.pods(key) if pod.job == job.name]
-            if all(pod.name in memory.closed or pod.run_uid != memory.uid for pod in own):
-                self._cache.settle(key.namespace, job.name)
+            if job.state == "Complete" and (job.recipe or job.fingerprint in memory.manifests):
+                if job.name not in open_ and ended[job.name] >= job.shards:
+                    self._cache.settle(key.namespace, job.name)
 
     def _missing(self, memory: Memory, seen: dict[str, PodRecord], now: datetime) -> tuple[list[Attempt], float | None]:
         """Open attempts that have had no pod for long enough, and seconds until others will have had none."""

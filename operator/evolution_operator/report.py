@@ -22,6 +22,8 @@ HISTORY_SECONDS = 30.0
 """Pause between two writings of a run's history while its state stays: what an operator that dies meanwhile did not
 write, the next one reads stage by stage."""
 
+HALTED = ("Complete", "Failed", "Suspended")
+
 log = logging.getLogger(__name__)
 
 
@@ -74,15 +76,18 @@ class Reporter:
             log.warning("%s/%s: the Event %r is lost: %s", *record.key, event.message, error)
 
     async def write_history(self, subject: Subject, plan: Plan, jobs: Situation) -> float | None:
-        """At once when the state changes, else now and then; seconds until what has been put off is to be written."""
+        """At once when the state changes or the last worker of a run that has halted has ended, else now and then;
+        seconds until what has been put off is to be written.
+        """
         assert plan.graph is not None
         memory, now = subject.memory, self._now()
         done = frozenset(s.fingerprint for s in plan.graph.stages if s.done and s.fingerprint)
         if plan.status.state == memory.written_state and not memory.fleeting:
             if done == memory.written and not _differ(memory.ledger, memory.written_ledger):
                 return None
+            last = plan.status.state in HALTED and not memory.ledger.open
             age = (now - memory.written_at).total_seconds() if memory.written_at else HISTORY_SECONDS
-            if age < HISTORY_SECONDS:
+            if age < HISTORY_SECONDS and not last:
                 return HISTORY_SECONDS - age
         await self._write_history(subject, plan, jobs, done)
         return None
