@@ -9,10 +9,10 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from racing import race
 
 from evolution.store.base import ObjectStore
 from evolution.store.open import open_store
+from evolution.store.probe import race
 
 MEBIBYTE = 1 << 20
 
@@ -137,7 +137,7 @@ def test_readers_never_see_a_mixture_while_an_object_is_replaced(store: ObjectSt
 
 
 def test_of_32_racing_writers_exactly_one_wins_in_each_of_50_rounds(store: ObjectStore) -> None:
-    won = race(store.uri, writers=32, rounds=50)
+    won = race(store.uri, "race/", writers=32, rounds=50)
     assert [len(winners) for winners in won] == [1] * 50
     assert [store.read(f"race/{round_}") for round_ in range(50)] == [winners[0] for winners in won]
 
