@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_long_ago_is_not_shown_as_holding_gpus_ever_since(
     stored = StoredRun(make_run(), Artifacts(FolderStore(tmp_path / "store"), tmp_path / "cache"), "demo-01234567")
     then = (datetime.now(UTC) - timedelta(seconds=STALE_SECONDS + 3600)).isoformat()
     began: dict[str, Any] = dict.fromkeys(("queued_at", "allocated_at", "started_at"), then)
-    attempt = Attempt(worker="gone-1", job="a" * 64, kind=Kind.TRAIN, round=1, gpus=GPUS, **began)
+    attempt = Attempt(worker="laptop-gone-1", job="a" * 64, kind=Kind.TRAIN, round=1, gpus=GPUS, **began)
     plan = observe(stored, lambda _: None)
     assert plan.graph is not None
     ledger = Ledger().noting([attempt])

@@ -105,11 +105,11 @@ def test_nothing_costs_anything_without_a_gpu(recorded: Recorded, tmp_path: Path
 def test_the_gain_of_a_round_is_told_for_each_hour_that_it_held(recorded: Recorded, tmp_path: Path) -> None:
     half = in_vain("half", Kind.TRAIN, 1, NOW - timedelta(minutes=30, seconds=-2), 1798.0, gpus=1)
     page = page_of(recorded, tmp_path, Ledger().noting([half]))
-    stages = [recorded.graph.stage(f"r{round_}-evaluate") for round_ in (0, 1)]
-    base, first = (stage.manifest.scores["ExactMatch"] for stage in stages if stage and stage.manifest)
+    stages = [recorded.graph.stage(f"r{round_}-evaluate") for round_ in (0, 1, 2)]
+    base, first, second = (stage.manifest.scores["ExactMatch"] for stage in stages if stage and stage.manifest)
     gain = first - base
     assert rows_of(page, "What each round took")["1"] == ["30m 00s", f"{gain:+.3f}", f"{2 * gain:+.2f}"]
-    assert rows_of(page, "What each round took")["2"][0] == "reused"
+    assert rows_of(page, "What each round took")["2"] == ["reused", f"{second - first:+.3f}", ""]
 
 
 def test_a_run_of_a_version_without_a_ledger_is_a_whole_page(recorded: Recorded, tmp_path: Path) -> None:
