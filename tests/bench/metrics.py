@@ -25,7 +25,7 @@ from evolution.metrics.exposition import RunCollector, RunMetrics
 from evolution.metrics.run_samples import RunFigures, run_samples
 from evolution.plan.stage import Kind
 from evolution_operator.metrics import Metrics
-from evolution_operator.metrics_server import metrics_served
+from evolution_operator.metrics_server import GZIP_LEVEL, metrics_served
 from evolution_operator.records import RunKey
 from evolution_operator.settings import Settings
 
@@ -94,6 +94,12 @@ async def measure(strategy: str) -> None:
             cuts = statistics.quantiles(times, n=100)
             print(f"scrape, {encoding}: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms")  # noqa: T201
         print(f"text {text / 2**20:.2f} MiB, compressed {packed / 2**10:.0f} KiB")  # noqa: T201
+        busy = []
+        for _ in range(20):
+            cpu = time.process_time()
+            gzip.compress(here.metrics.page("")[0], GZIP_LEVEL)
+            busy.append((time.process_time() - cpu) * 1000)
+        print(f"processor time of a page and its compression: {statistics.median(busy):.1f} ms")  # noqa: T201
         print(f"a change of one run: {statistics.median(changing):.2f} ms")  # noqa: T201
         print(f"series of one run: {len(list(run_samples(figures)))}")  # noqa: T201
 
