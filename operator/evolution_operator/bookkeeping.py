@@ -62,18 +62,23 @@ class Bookkeeper:
         _forget_closed(memory)
         return again
 
-    def release(self, subject: Subject) -> None:
-        """Let go of pods whose Jobs ended well, once the stage is known to be done and the ledger has them.
+    def release(self, subject: Subject) -> bool:
+        """Let go of pods whose Jobs ended well, once the stage is known to be done and the ledger has them; whether
+        there are no others.
 
         A Job may be known to have ended before its pods were seen at all.
         """
         memory, key = subject.memory, subject.key
-        open_ = {p.job for p in self._cache.pods(key) if p.run_uid == memory.uid and p.name not in memory.closed}
+        pods = self._cache.pods(key)
+        open_ = {pod.job for pod in pods if pod.run_uid == memory.uid and pod.name not in memory.closed}
+        silent = {pod.job for pod in pods if pod.kind is None}  # made by an earlier version: nothing is told of them
         ended = Counter(attempt.job for attempt in memory.ledger.attempts if attempt.ended_at)
-        for job in self._cache.jobs(key):
-            if job.state == "Complete" and (job.recipe or job.fingerprint in memory.manifests):
-                if job.name not in open_ and ended[job.name] >= job.shards:
-                    self._cache.settle(key.namespace, job.name)
+        jobs = [job for job in self._cache.jobs(key) if job.state == "Complete" and job.owner_uid == memory.uid]
+        told = [job for job in jobs if job.name not in open_ and (job.name in silent or ended[job.name] >= job.shards)]
+        for job in told:
+            if job.recipe or job.fingerprint in memory.manifests:
+                self._cache.settle(key.namespace, job.name)
+        return len(told) == len(jobs)
 
     def _missing(self, memory: Memory, seen: dict[str, PodRecord], now: datetime) -> tuple[list[Attempt], float | None]:
         """Open attempts that have had no pod for long enough, and seconds until others will have had none."""

@@ -231,7 +231,7 @@ class Reconciler:
             pauses.append(self._settings.progress_seconds)
         if again is not None:
             pauses.append(again)
-        if not pauses:
+        if self._books.release(subject) and not pauses:
             self._let_go(subject.record)
         return min(pauses, default=None)
 
