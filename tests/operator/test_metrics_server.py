@@ -14,6 +14,8 @@ import aiohttp
 import pytest
 from controlplane.certificates import Authority, Certificate
 from controlplane.processes import Port
+from controlplane.waiting import eventually
+from prometheus_server import StartPrometheus, Target
 from shown_run import shown_run
 from told_metrics import Told
 
@@ -29,6 +31,7 @@ class Scraper:
     def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
         self._session = session
         self._base = base
+        self.address = base.partition("://")[2]
 
     async def get(self, path: str = "/metrics", **headers: str) -> tuple[int, bytes, str]:
         """Status, body as sent, content type."""
@@ -37,7 +40,7 @@ class Scraper:
 
     async def certificate(self) -> str:
         """The one that a new connection is shown, in PEM."""
-        host, _, port = self._base.removeprefix("https://").partition(":")
+        host, _, port = self.address.partition(":")
         return await asyncio.to_thread(ssl.get_server_certificate, (host, int(port)))
 
 
@@ -174,6 +177,52 @@ def test_promtool_finds_nothing_to_complain_of_but_the_name_of_a_label(promtool:
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)
     complaints = (done.stdout + done.stderr).decode().splitlines()
     assert [line for line in complaints if not line.endswith('should not have "quantile" label')] == []
+
+
+@pytest.mark.slow
+def test_a_real_prometheus_reads_the_page_in_both_formats_through_tls_and_token(
+    tmp_path: Path, start_prometheus: StartPrometheus
+) -> None:
+    (mine,) = certificates(tmp_path, ("mine",))
+    token = tmp_path / "token"
+    token.write_text("secret")
+    here = Told(Settings(store="file:///store", gpu_prices=(("h100", 2.5),)))
+    here.tell(shown_run("contracts", "team-legal"))
+
+    async def scrape(scraper: Scraper) -> None:
+        settings = {
+            "scheme": "https",
+            "tls_config": {"ca_file": str(tmp_path / "authority.crt")},
+            "authorization": {"credentials_file": str(token)},
+        }
+        protocols = {"plain": "PrometheusText0.0.4", "open": "OpenMetricsText1.0.0"}
+        targets = [
+            Target(job, scraper.address, settings={**settings, "scrape_protocols": [protocol]})
+            for job, protocol in protocols.items()
+        ]
+        prometheus = await asyncio.to_thread(start_prometheus, targets)
+
+        def both() -> bool:
+            return prometheus.value("count(up == 1)") == 2
+
+        await asyncio.to_thread(eventually, both, "both scrapes")
+
+        def series(job: str) -> dict[frozenset[tuple[str, str]], float]:
+            found = prometheus.query(f'{{job="{job}", __name__=~"evolution_(run|stage|round|gpu).+"}}')
+            return {frozenset((of.labels | {"job": ""}).items()): of.value for of in found}
+
+        plain, openmetrics = [await asyncio.to_thread(series, job) for job in protocols]
+        assert plain == openmetrics
+        phase = 'evolution_run_phase{job="open", namespace="team-legal", run="contracts", phase="Running"}'
+        assert await asyncio.to_thread(prometheus.value, phase) == 1
+
+    served(
+        scrape,
+        here.metrics.page,
+        metrics_certificate=str(mine.file),
+        metrics_key=str(mine.key),
+        metrics_token_file=str(token),
+    )
 
 
 async def serve_nothing(settings: Settings) -> None:
