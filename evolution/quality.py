@@ -20,7 +20,7 @@ class Quality:
     rejects: dict[str, int] = field(default_factory=dict)
     """Questions and answers that were not kept, by reason."""
     duplicates: float | None = None
-    """Share of the answered questions that were rejected as equal to an earlier one."""
+    """Share of all questions that were rejected, before or after their answer, as equal to an earlier one."""
     coverage: float | None = None
     """Share of the documents with at least one pair."""
     question_tokens: dict[str, float] = field(default_factory=dict)
@@ -44,13 +44,14 @@ def quality(round_: int, manifests: Iterable[Manifest]) -> Quality:
     for counts in by_part.values():
         for reason, count in counts.items():
             reasons[reason] = reasons.get(reason, 0) + count
-    duplicates = by_part.get("answer", {}).get("Duplicate", 0) if by_part else None
+    answered = _count(generate.get("questions"))
+    asked = answered + sum(by_part.get("question", {}).values()) if answered is not None else None
     covered = generate.get("coverage")
     return Quality(
         round=round_,
         pairs=_count(generate.get("pairs")),
         rejects=reasons,
-        duplicates=_share(duplicates, generate.get("questions")),
+        duplicates=_share(reasons.get("Duplicate", 0), asked) if by_part else None,
         coverage=_share(covered.get("covered"), covered.get("documents")) if isinstance(covered, dict) else None,
         question_tokens=_quantiles(generate.get("questionTokens")),
         answer_tokens=_quantiles(generate.get("answerTokens")),

@@ -90,7 +90,7 @@ class RoundQuality(StatusPart):
     rejects: dict[str, int] = {}
     """Questions and answers that were not kept, by reason: the eight most frequent ones, and the sum of all Other."""
     duplicates: str | None = None
-    """Share of the answered questions that were rejected as equal to an earlier one."""
+    """Share of all questions, answered or not, that were rejected as equal to an earlier one."""
     coverage: str | None = None
     """Share of the documents with at least one pair."""
     question_tokens: str | None = None

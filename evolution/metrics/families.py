@@ -191,7 +191,7 @@ ROUND_DUPLICATES = _family(
     "round_duplicates_ratio",
     "gauge",
     RUN,
-    "Share of the newest round's answered questions that equal an earlier one.",
+    "Share of the newest round's questions, answered or not, that equal an earlier one.",
 )
 ROUND_COVERAGE = _family(
     "Round",

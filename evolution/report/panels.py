@@ -100,7 +100,7 @@ def _rejects(rounds: Sequence[Quality]) -> Panel | None:
 def _shares(rounds: Sequence[Quality]) -> Panel | None:
     series: Mapping[str, dict[int, float]] = {
         "documents with a pair": {q.round: q.coverage for q in rounds if q.coverage is not None},
-        "duplicates among the answered questions": {q.round: q.duplicates for q in rounds if q.duplicates is not None},
+        "duplicates among the questions": {q.round: q.duplicates for q in rounds if q.duplicates is not None},
     }
     known = [quality for quality in rounds if any(quality.round in values for values in series.values())]
     if not known:

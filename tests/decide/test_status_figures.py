@@ -22,7 +22,7 @@ METRICS: dict[Kind, dict[str, Any]] = {
         "documents": 50,
         "questions": 200,
         "pairs": 150,
-        "rejects": {"question": {"TooShort": 4, "Echo": 1}, "answer": {"Duplicate": 7, "Echo": 2}},
+        "rejects": {"question": {"TooShort": 4, "Echo": 1, "Duplicate": 5}, "answer": {"Duplicate": 7, "Echo": 2}},
         "coverage": {"documents": 50, "covered": 49},
         "questionTokens": {"0.1": 9.0, "0.5": 18.0, "0.9": 30.0},
         "answerTokens": {"0.1": 11.0, "0.5": 44.5, "0.9": 90.0},
@@ -94,8 +94,8 @@ def test_the_status_tells_what_the_data_of_a_round_are_like(finished: tuple[Evol
     run, world = finished
     telling(world, METRICS)
     assert status(run, world).rounds[0].quality == RoundQuality(
-        rejects={"Duplicate": 7, "TooShort": 4, "Echo": 3},
-        duplicates="0.035",
+        rejects={"Duplicate": 12, "TooShort": 4, "Echo": 3},
+        duplicates="0.057",
         coverage="0.98",
         question_tokens="18",
         answer_tokens="44.5",
@@ -118,8 +118,8 @@ def test_quality_is_read_from_the_manifests_of_a_round() -> None:
     assert quality(1, [m for m in telling(world, METRICS) if m.round == 1]) == Quality(
         round=1,
         pairs=150,
-        rejects={"TooShort": 4, "Echo": 3, "Duplicate": 7},
-        duplicates=7 / 200,
+        rejects={"TooShort": 4, "Echo": 3, "Duplicate": 12},
+        duplicates=(5 + 7) / (200 + 10),
         coverage=49 / 50,
         question_tokens={"0.1": 9.0, "0.5": 18.0, "0.9": 30.0},
         answer_tokens={"0.1": 11.0, "0.5": 44.5, "0.9": 90.0},
