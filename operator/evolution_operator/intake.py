@@ -64,9 +64,10 @@ class Intake:
         return job is not None and job.state == "Active"
 
     def _is_idle_news(self, record: JobRecord | PodRecord) -> bool:
-        """A pod runs, or a Job says what its pod has said already: with short stages that is half of all news."""
+        """A pod has a node or runs, or a Job says what its pod has said already: most of all news."""
         if isinstance(record, PodRecord):
-            return record.phase == "Running" and not (record.deleting or record.disrupted or record.waiting_reason)
+            troubled = record.deleting or record.disrupted or record.waiting_reason
+            return record.phase in ("Pending", "Running") and not troubled
         pods = self._cache.pods(record.run)
         return (
             record.state == "Complete"

@@ -117,6 +117,41 @@ def test_a_job_at_work_cannot_be_settled() -> None:
     assert len(cache.pods(KEY)) == 1
 
 
+def worker(version: int, phase: str = "Running", uid: str = "uid-pod") -> PodRecord:
+    body = pod_body("pod", version, phase=phase)
+    body["metadata"] |= {"uid": uid, "annotations": {"selfevolution.io/kind": "Train", "selfevolution.io/gpus": "1"}}
+    return pod_record(body)
+
+
+def test_a_worker_that_is_gone_is_remembered_as_it_was_last_until_it_is_dismissed() -> None:
+    cache = Cache()
+    cache.upsert(worker(1))
+    cache.forget(worker(2, "Failed"))
+    assert cache.pods(KEY) == ()
+    (departed,) = cache.departed(KEY)
+    assert departed.phase == "Failed"
+    cache.dismiss(KEY, [departed])
+    assert cache.departed(KEY) == ()
+
+
+def test_a_worker_that_a_list_no_longer_has_is_remembered_as_it_was_seen_last() -> None:
+    cache = Cache()
+    cache.upsert(worker(5, "Succeeded"))
+    cache.forget(worker(3), "9")
+    assert [pod.phase for pod in cache.departed(KEY)] == ["Succeeded"]
+
+
+def test_somebody_elses_pod_and_those_of_settled_jobs_are_not_remembered_when_they_go() -> None:
+    cache = Cache()
+    cache.upsert(pod_record(pod_body("stranger", phase="Running")))
+    cache.forget(pod_record(pod_body("stranger", version=2)))
+    cache.upsert(job_record(job_body(conditions=DONE)))
+    cache.upsert(worker(1, "Succeeded"))
+    cache.settle("team", "ops-r1-train-1a2b3c4d")
+    cache.forget(worker(2, "Succeeded"))
+    assert cache.departed(KEY) == ()
+
+
 def test_the_runs_of_a_runtime_follow_their_reference() -> None:
     cache = Cache()
     cache.upsert(run_record(run_body("one", 1)))

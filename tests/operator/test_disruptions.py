@@ -189,7 +189,8 @@ def test_an_idle_operator_writes_nothing(cluster: Cluster, store: str, tmp_path:
         done = cluster.until("Complete: *")["metadata"]["resourceVersion"]
         cluster.fates.next(cluster.namespace, "r1-train", HANG)
         only_training = {"selection": {"strategy": "None"}, "seed": 5}  # nothing beside the worker that hangs
-        cluster.apply("hanging", {"runtimeRef": {"kind": "EvolutionRuntime"}, **only_training})
+        cluster.runtime("paid", resources={"gpus": 1})  # what it holds grows every second
+        cluster.apply("hanging", {"runtimeRef": {"kind": "EvolutionRuntime", "name": "paid"}, **only_training})
         cluster.until_running("r1-train", "hanging")
         cluster.wait(lambda: [c["stage"] for c in cluster.run("hanging")["status"]["current"]] == ["Train"])
         lists, writes = requests(cluster, "LIST"), requests(cluster, "PATCH") + requests(cluster, "POST")

@@ -11,6 +11,7 @@ from fakeapi.server import FakeApi
 from operator_process import running_operator
 from simulated import MINIMAL
 
+from evolution.plan.tally import Tally
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.base import StoreUnavailable
@@ -21,7 +22,9 @@ STAGE = "a" * 64
 RUN = "demo-0ff0e7b6"
 
 
-def report(store: FolderStore, done: int, total: int, *, shard: int | None = None, eta: float = 1.0) -> None:
+def report(
+    store: FolderStore, done: int, total: int, *, shard: int | None = None, eta: float = 1.0, worker: str = ""
+) -> None:
     said = Progress(
         stage="r1-generate",
         fingerprint=STAGE,
@@ -30,6 +33,7 @@ def report(store: FolderStore, done: int, total: int, *, shard: int | None = Non
         total=total,
         eta_seconds=eta,
         updated_at=f"2026-11-01T12:00:0{shard or 0}.000Z",
+        tally=Tally(worker=worker) if worker else None,
     )
     store.write(keys.progress(RUN, STAGE, shard), said.to_json())
 
@@ -87,3 +91,31 @@ def test_progress_of_workers_that_share_a_stage_is_added_up(tmp_path: Path) -> N
     found = asked(tmp_path, 3)
     assert found is not None
     assert (found.done, found.total, found.eta_seconds) == (6, 30, 9.0)
+
+
+def test_each_worker_that_shares_a_stage_is_heard_by_its_name(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "default")
+    report(store, 5, 10, shard=0, worker="pod-0-x")
+    report(store, 1, 10, shard=2, worker="pod-2-y")
+    knowledge = Knowledge(tmp_path.as_uri(), tmp_path / "cache")
+    reports = asyncio.run(knowledge.progress("default", RUN, {"job": (STAGE, 3)}))["job"]
+    assert {name: said.done for name, said in reports.by_worker.items()} == {"pod-0-x": 5, "pod-2-y": 1}
+
+
+def test_every_question_is_counted_with_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[tuple[str, str]] = []
+    knowledge = Knowledge(tmp_path.as_uri(), tmp_path, asked=lambda operation, code: counted.append((operation, code)))
+    asyncio.run(knowledge.manifests("default", [STAGE, "b" * 64]))
+    asyncio.run(knowledge.recall("default", RUN, "uid"))
+    assert counted == [("manifest", "ok"), ("manifest", "ok"), ("history_read", "ok")]
+    counted.clear()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("EVOLUTION_S3_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        deaf = Knowledge(
+            "s3://bucket", tmp_path, answer_seconds=0.2, asked=lambda operation, code: counted.append((operation, code))
+        )
+        with pytest.raises(StoreUnavailable):
+            asyncio.run(deaf.progress("default", RUN, {"job": (STAGE, 1)}))
+    assert counted == [("progress", "timeout")]
