@@ -21,6 +21,7 @@ EVERY_STAGE = {
     "budget": {"gpuHours": 100},
 }
 """A spec whose graph has stages of every kind."""
+WITHOUT_GPUS = frozenset({Kind.PREPARE, Kind.PUBLISH})
 _GENERATED = {
     "pairs": 900,
     "questions": 1200,
@@ -91,7 +92,7 @@ def shown_run(
     world = World()
     attempts: list[Attempt] = []
     while stage := next((s for s in world.graph(run).stages if s.ready and s.round <= rounds_done), None):
-        gpus = 0 if stage.kind in (Kind.PREPARE, Kind.PUBLISH) else 2
+        gpus = 0 if stage.kind in WITHOUT_GPUS else 2
         attempts.append(ended_attempt(len(attempts), stage.kind, stage.round, gpus=gpus))
         _finish(world, stage)
     graph = world.graph(run)
@@ -109,6 +110,7 @@ def shown_run(
         gpu_class="h100",
         queue="team-legal-gpus",
         idle_seconds=3600,
+        without_gpus=WITHOUT_GPUS,
     )
 
 

@@ -33,9 +33,6 @@ _ROWS: dict[Kind, tuple[str, ...]] = {
     Kind.EVALUATE: ("kept",),
 }
 
-_WITHOUT_GPUS = frozenset({Kind.PREPARE, Kind.PUBLISH})
-"""They need no GPU, and tell of GPU-seconds once a worker with GPUs is at them."""
-
 
 @dataclass(frozen=True)
 class RunFigures:
@@ -52,6 +49,8 @@ class RunFigures:
     queue: str = ""
     idle_seconds: float | None = None
     """Time without progress after which its workers are taken to hang; None where nobody looks."""
+    without_gpus: frozenset[Kind] = frozenset()
+    """Kinds of stages whose workers are given none: they tell of GPU-seconds only if they held some before."""
 
 
 class Sample(NamedTuple):
@@ -79,7 +78,7 @@ def stage_samples(figures: RunFigures) -> Iterator[Sample]:
     kinds = [kind for kind in Kind if kind in planned or kind in spent or kind in results or kind in output]
     for kind in kinds:
         milliseconds = spent.get(kind, {})
-        if kind in _WITHOUT_GPUS and not any(milliseconds.values()) and not _held_gpus(ledger, kind):
+        if kind in figures.without_gpus and not any(milliseconds.values()):
             continue
         for class_ in CLASSES:
             yield Sample(f.STAGE_GPU_SECONDS, (kind.value, class_), milliseconds.get(class_, 0) / 1000)
@@ -103,10 +102,6 @@ def stage_samples(figures: RunFigures) -> Iterator[Sample]:
             yield Sample(f.STAGE_SAMPLES, (kind.value, name), rows[name])
     for kind in kinds:
         yield Sample(f.ARTIFACT_BYTES, (kind.value,), output.get(kind, Spending()).bytes)
-
-
-def _held_gpus(ledger: Ledger, kind: Kind) -> bool:
-    return any(attempt.kind is kind and attempt.gpus for attempt in ledger.attempts)
 
 
 def _position(figures: RunFigures) -> Iterator[Sample]:

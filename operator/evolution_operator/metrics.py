@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from evolution.api.runtime import seconds
+from evolution.api.runtime import EvolutionRuntimeSpec, seconds
 from evolution.ledger import RESULTS, Attempt
 from evolution.metrics import families as f
 from evolution.metrics.exposition import RunMetrics, page_of_runs
@@ -127,6 +127,7 @@ class Metrics:
             gpu_class=runtime.gpu_class if runtime else "",
             queue=own_queue or (runtime.queue_name if runtime else ""),
             idle_seconds=seconds(runtime.deadlines.idle) if runtime else None,
+            without_gpus=_without_gpus(runtime) if runtime else frozenset(),
         )
         key, created_at = record.key, _moment(record.created_at)
         for reason in f.VERIFY_REASONS:
@@ -199,6 +200,12 @@ def _metric(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
     for labels, value in values.items():
         metric.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
     return metric
+
+
+def _without_gpus(runtime: EvolutionRuntimeSpec) -> frozenset[Kind]:
+    """Kinds of stages that need no GPU, and get none. One that gets some must show its GPU-seconds from the start."""
+    own = {Kind.PREPARE: runtime.stages.prepare, Kind.PUBLISH: runtime.stages.publish}
+    return frozenset(kind for kind, resources in own.items() if not (resources or runtime.resources).gpus)
 
 
 def _ended_at(run: Shown) -> datetime | None:

@@ -54,16 +54,17 @@ def test_a_run_that_has_just_begun_shows_all_its_counters_at_zero() -> None:
 
 def test_no_counter_appears_later_than_the_run() -> None:
     begun, done = told(shown_run(rounds_done=-1)), told(shown_run(rounds_done=3, spec={"publish": None}))
-    without_gpus = [series for series in counters(done) if series[1][:1] == ("Prepare",) and "gpu" in series[0]]
-    assert set(counters(done)) - set(without_gpus) <= set(counters(begun))
+    assert set(counters(done)) <= set(counters(begun))
 
 
-def test_preparing_shows_gpu_seconds_at_zero_as_soon_as_a_worker_with_gpus_waits_for_it() -> None:
-    waiting = ended_attempt(0, Kind.PREPARE, 0).model_copy(
-        update={"allocated_at": "", "started_at": "", "ended_at": "", "result": None, "tally": None}
-    )
-    samples = told(edited(shown_run(rounds_done=-1), waiting))
-    assert of(f.STAGE_GPU_SECONDS, samples)["Prepare", "wasted"] == 0
+def test_preparing_shows_gpu_seconds_from_the_start_if_its_workers_get_gpus() -> None:
+    begun = replace(shown_run(rounds_done=-1), without_gpus=frozenset())
+    assert of(f.STAGE_GPU_SECONDS, told(begun))["Prepare", "wasted"] == 0
+
+
+def test_a_stage_without_gpus_tells_of_those_that_it_held_before() -> None:
+    held = edited(shown_run(rounds_done=-1), ended_attempt(0, Kind.PREPARE, 0))
+    assert of(f.STAGE_GPU_SECONDS, told(held))["Prepare", "productive"] == 2 * 80.125
 
 
 def test_a_stage_that_an_edit_has_removed_keeps_its_counters() -> None:
