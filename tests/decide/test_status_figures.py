@@ -95,7 +95,7 @@ def test_the_status_tells_what_the_data_of_a_round_are_like(finished: tuple[Evol
     telling(world, METRICS)
     assert status(run, world).rounds[0].quality == RoundQuality(
         rejects={"Duplicate": 12, "TooShort": 4, "Echo": 3},
-        duplicates="0.057",
+        duplicates="0.0571",
         coverage="0.98",
         question_tokens="18",
         answer_tokens="44.5",
