@@ -1,8 +1,8 @@
 """A store in a bucket of any S3-compatible server, through the `minio` package.
 
 Endpoint and credentials come from the environment: EVOLUTION_S3_ENDPOINT (http:// or https://, Amazon's if unset),
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION (asked from the server if unset), and
-SSL_CERT_FILE for a certificate authority of one's own.
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN or a token (`evolution.store.s3_credentials`), AWS_REGION
+(asked from the server if unset), and SSL_CERT_FILE for a certificate authority of one's own.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
-from evolution.store import keys
+from evolution.store import keys, s3_credentials
 from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable
 from evolution.store.s3_download import ATTEMPTS, download
 
@@ -194,17 +194,13 @@ def client(uri: str, connections: urllib3.PoolManager | None = None) -> Minio:
             f"{uri} cannot be reached: EVOLUTION_S3_ENDPOINT is {endpoint!r}, "
             "where http://host:port or https://host is expected"
         )
-    missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not os.environ.get(name)]
-    if missing:
-        raise StoreRefused(f"{uri} needs credentials: {' and '.join(missing)} not set in the environment")
+    connections = connections or _connections()
     return Minio(
         parts.netloc,
-        access_key=os.environ["AWS_ACCESS_KEY_ID"],
-        secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
-        session_token=os.environ.get("AWS_SESSION_TOKEN") or None,
+        credentials=s3_credentials.provider(uri, endpoint, connections),
         region=os.environ.get("AWS_REGION") or None,
         secure=parts.scheme == "https",
-        http_client=connections or _connections(),
+        http_client=connections,
     )
 
 
