@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from simulated import Score, rising
 from simulated_worker import commit_order, tally_of
 
 from evolution.plan.order import Order
@@ -56,15 +57,15 @@ class Fate:
         return self.times > 0 and fnmatchcase(job, self.job) and fnmatchcase(metadata["namespace"], self.namespace)
 
 
-def simulated_worker(pod: Body) -> str:
-    """Commit the order in the pod's environment, as `evolution-worker` would."""
+def simulated_worker(pod: Body, score: Score = rising) -> str:
+    """Commit the order in the pod's environment, as `evolution-worker` would; `score` is of an evaluation, by round."""
     container = pod["spec"]["containers"][0]
     environment = {entry["name"]: entry.get("value", "") for entry in container.get("env", [])}
     if "EVOLUTION_ORDER" not in environment:
         return ""
     order = Order.model_validate_json(environment["EVOLUTION_ORDER"].replace("$$", "$"))
     with tempfile.TemporaryDirectory() as cache:
-        done = commit_order(order, Artifacts(open_store(order.store), Path(cache)))
+        done = commit_order(order, Artifacts(open_store(order.store), Path(cache)), score)
     started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     return OrderDone(tally=tally_of(pod["metadata"]["name"], started, done)).to_json().decode()
 

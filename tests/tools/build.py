@@ -59,6 +59,7 @@ SOURCES = {
     "promtool": Source.prometheus("promtool"),
     "helm": Source.helm3(),
     "helm4": Source("helm4", "helm.sh/helm/v4/cmd/helm"),
+    "flux-health": Source("flux", "."),
     "workflow-controller": Source("argo", "github.com/argoproj/argo-workflows/v3/cmd/workflow-controller"),
 }
 TESTS = (
@@ -72,6 +73,7 @@ TESTS = (
     "promtool",
     "helm",
     "helm4",
+    "flux-health",
 )
 """What the test command needs; the others are for benchmarks."""
 
