@@ -66,7 +66,8 @@ class Api:
     def __init__(self, kubeconfig: Path) -> None:
         configuration = json.loads(kubeconfig.read_text())
         cluster, user = configuration["clusters"][0]["cluster"], configuration["users"][0]["user"]
-        self._server = urlsplit(cluster["server"])
+        self.url: str = cluster["server"]
+        self._server = urlsplit(self.url)
         self._tls = ssl.create_default_context(cadata=b64decode(cluster["certificate-authority-data"]).decode())
         if "client-certificate" in user:
             self._tls.load_cert_chain(user["client-certificate"], user["client-key"])

@@ -3,11 +3,13 @@
 What Jobs of the operator need is done as a kubelet does it: environment, volumes, init containers, exit codes,
 termination messages, graceful deletion, eviction, logs. Every pod is treated as one with restartPolicy Never, and
 a container runs its `command`: images are never pulled. Nothing is isolated: securityContext, resources and
-read-only file systems are accepted and ignored, and mount paths are replaced as `pod_volumes` says.
+read-only file systems are accepted and ignored, and mount paths are replaced as `pod_volumes` says. A pod that has its
+service account's token is told so by KUBECONFIG.
 
 `python -m controlplane.process_kubelet KUBECONFIG FOLDER NODE...`, in tests/, runs one until it is interrupted.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -32,6 +34,7 @@ LOG_MESSAGE_BYTES = 2048
 """Longest end of the log as termination message, with FallbackToLogsOnError."""
 KILLED = 128 + signal.SIGKILL
 CANNOT_START = 128
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
 class ProcessRuntime:
@@ -195,11 +198,12 @@ class ProcessPod(threading.Thread):
         words = mounts.in_command(command(container, variables))
         if not words:
             raise OSError("no command given, and there is no image that names one")
-        scratch = mounts.get("/tmp")
+        scratch, account = mounts.get("/tmp"), mounts.get(SERVICE_ACCOUNT)
         variables = {
             "HOME": str(self._folder),
             "HOSTNAME": self._pod["metadata"]["name"],
             **({"TMPDIR": str(scratch)} if scratch else {}),
+            **({"KUBECONFIG": str(self._kubeconfig(account))} if account else {}),
             **self._image_environment,
             **mounts.in_environment(variables),
         }
@@ -215,6 +219,21 @@ class ProcessPod(threading.Thread):
                 env=variables,
                 cwd=mounts.in_command([container["workingDir"]])[0] if "workingDir" in container else self._folder,
             )
+
+    def _kubeconfig(self, account: Path) -> Path:
+        """Clients look for the token of a pod at a path that they all know, and cannot be told where it is instead."""
+        cluster = {"server": self._pods.api.url, "certificate-authority": str(account / "ca.crt")}
+        configuration = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "pod",
+            "clusters": [{"name": "pod", "cluster": cluster}],
+            "users": [{"name": "pod", "user": {"tokenFile": str(account / "token")}}],
+            "contexts": [{"name": "pod", "context": {"cluster": "pod", "user": "pod"}}],
+        }
+        file = self._folder / "kubeconfig"
+        file.write_text(json.dumps(configuration))
+        return file
 
     def _succeeds(self, container: Json) -> bool:
         """Wait for its end."""

@@ -13,6 +13,7 @@ from controlplane.kubelet import Node
 from controlplane.plane import ControlPlane
 from controlplane.process_kubelet import process_kubelet
 from controlplane.waiting import eventually
+from tools.build import binary
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(120)]
 
@@ -203,6 +204,15 @@ def test_a_program_that_is_not_there_is_a_start_error(jobs: Jobs) -> None:
     ended = worker_state(jobs.pod("none", "Failed"))["terminated"]
     assert (ended["exitCode"], ended["reason"]) == (128, "StartError")
     assert '"no-such-program": executable file not found in $PATH' in ended["message"]
+
+
+@pytest.mark.usefixtures("process_node")
+def test_a_pod_with_the_token_of_its_service_account_is_that_account(jobs: Jobs) -> None:
+    who = f"{binary('kubectl')} auth whoami -o jsonpath={{.status.userInfo.username}} >/dev/termination-log"
+    jobs.create(job("somebody", shell(who), pod={"automountServiceAccountToken": True}))
+    assert message(jobs.pod("somebody", "Succeeded")) == f"system:serviceaccount:{jobs.namespace}:default"
+    jobs.create(job("nobody", shell('echo "${KUBECONFIG:-none}" >/dev/termination-log')))
+    assert message(jobs.pod("nobody", "Succeeded")) == "none\n"
 
 
 @pytest.mark.usefixtures("process_node")
