@@ -1,5 +1,8 @@
 """Every expression of rules and dashboards, asked of a real Prometheus that has scraped a day of five runs, says what
 one works out by hand. `scenario/cast.py` is that day; what it must come to is in `scenario/answers_of_*.py`.
+
+The counters of runs are at 0 when they are first scraped, within the windows of six hours and a day, and the last
+scrape is at the moment of the question: so `increase` is exact, and no tolerance is needed.
 """
 
 import math

@@ -6,14 +6,6 @@ from typing import NamedTuple
 
 MINUTE, HOUR = 60, 3600
 
-ROLLED_OUT = 205.5 / 205
-"""What `increase` over the day makes of counters that `old` had: with the rollout their series end at 20:05, after 205
-intervals of scrapes since 03:00, and Prometheus takes it that they grew on for half an interval. All other series are
-at 0 when they begin and go on to the end, so that `increase` is exact.
-"""
-ROLLED_OUT_ALL_DAY = 216.5 / 216
-"""The same, of counters that the first operator had before there was any run: in the day since 02:05."""
-
 
 class Rest(NamedTuple):
     """Rows besides those that are named."""

@@ -6,8 +6,6 @@ GPU-minutes from 20:00 on are those of `answers_of_rules`; in the day there are 
 from importlib.metadata import version
 
 from monitoring.scenario.answers import MINUTE, Answer, Panel, Rest, one, scaled
-from monitoring.scenario.answers import ROLLED_OUT as R
-from monitoring.scenario.answers import ROLLED_OUT_ALL_DAY as RA
 
 POINTS_PER_GPU_HOUR = {
     "team-legal contracts": 15 / 9,
@@ -26,29 +24,29 @@ HELD_HOURS = {
 }
 # what each second was, of contracts, manuals, triage, both lives of notes, and old
 CLASSES = {
-    "productive": 390 + 656 + 40 + 144 + 45 * R,
-    "cold_start_image": 14 + 28 + 10 + 5 + 5 * R,
-    "cold_start_model": 44 + 32 + 10 + 21 + 10 * R,
+    "productive": 390 + 656 + 40 + 144 + 45,
+    "cold_start_image": 14 + 28 + 10 + 5 + 5,
+    "cold_start_model": 44 + 32 + 10 + 21 + 10,
     "io": 16 + 5,
     "checkpoint": 8 + 24,
-    "wasted": 62 + 150 + 5 + 120 * R,
+    "wasted": 62 + 150 + 5 + 120,
     "idle": 6 + 40,
 }
 # of contracts, manuals, triage, notes and old, where they have it
 STAGES = {
-    "Generate": 292 + 396 + 150 + 120 + 120 * R,
+    "Generate": 292 + 396 + 150 + 120 + 120,
     "Score": 34,
     "Train": 108 + 144 + 10,
-    "Evaluate": 106 + 240 + 60 + 50 + 60 * R,
+    "Evaluate": 106 + 240 + 60 + 50 + 60,
 }
-SETTLED = 540 + 780 + 210 + 180 + 180 * R
+SETTLED = 540 + 780 + 210 + 180 + 180
 
 FLEET: dict[Panel, Answer] = {
-    Panel("Goodput"): one((390 + 656 + 40 + 144 + 45 * R) / SETTLED),
+    Panel("Goodput"): one((390 + 656 + 40 + 144 + 45) / SETTLED),
     Panel("GPU-hours settled"): one(SETTLED / 60),
-    Panel("GPU-hours wasted"): one((62 + 150 + 5 + 120 * R) / 60),
+    Panel("GPU-hours wasted"): one((62 + 150 + 5 + 120) / 60),
     # settled hours: contracts 9 and manuals 13 at 3 USD; triage 3.5, notes 3 and old 3 at 1 USD
-    Panel("Cost"): Answer({"USD": 27 + 39 + 3.5 + 3 + 3 * R}),
+    Panel("Cost"): Answer({"USD": 27 + 39 + 3.5 + 3 + 3}),
     Panel("Runs under way"): one(2),  # manuals and triage
     Panel("Rounds promoted"): one(2 / 6),  # of contracts' and manuals' three each
     Panel("GPU-hours by class"): Answer(scaled(CLASSES, 1 / 60)),
@@ -64,20 +62,20 @@ FLEET: dict[Panel, Answer] = {
                 "idle": 46,
             },
             1 / 60,
-        )
-    ),
+       )
+   ),
     Panel("GPU-hours by stage"): Answer(scaled(STAGES, 1 / 60)),
     Panel("GPU-hours by namespace"): Answer(
-        scaled({"team-legal": 540 + 780 + 180 * R, "team-med": 210 + 180}, 1 / 60)
-    ),
+        scaled({"team-legal": 540 + 780 + 180, "team-med": 210 + 180}, 1 / 60)
+   ),
     Panel("Cold-start share by stage"): Answer(
         {
             "Generate": (8 + 24 + 20 + 16 + 2 + 9) / STAGES["Generate"],
             "Score": (2 + 6) / 34,
             "Train": (4 + 1 + 4) / 262,
-            "Evaluate": (4 + 10 + 8 + 16 + 10 + 10 + 2 + 8 + 15 * R) / STAGES["Evaluate"],
+            "Evaluate": (4 + 10 + 8 + 16 + 10 + 10 + 2 + 8 + 15) / STAGES["Evaluate"],
         }
-    ),
+   ),
     Panel("Runs", "A"): Answer(
         {
             "team-legal Complete contracts": 1,
@@ -86,7 +84,7 @@ FLEET: dict[Panel, Answer] = {
             "team-med Queued notes": 1,
             "team-legal Failed old": 1,
         }
-    ),
+   ),
     Panel("Runs", "B"): Answer(
         {
             "team-legal contracts": 3,
@@ -95,7 +93,7 @@ FLEET: dict[Panel, Answer] = {
             "team-med notes": 1,
             "team-legal old": 0,
         }
-    ),
+   ),
     Panel("Runs", "C"): Answer(
         {
             "team-legal contracts": 3,
@@ -104,7 +102,7 @@ FLEET: dict[Panel, Answer] = {
             "team-med notes": 1,
             "team-legal old": 2,
         }
-    ),
+   ),
     Panel("Runs", "D"): Answer(
         {
             "team-legal contracts": 0.55,
@@ -113,7 +111,7 @@ FLEET: dict[Panel, Answer] = {
             "team-med notes": 0.20,
             "team-legal old": 0.10,
         }
-    ),
+   ),
     # from 0.40 to 0.55; no other run got better than it was
     Panel("Runs", "E"): Answer(
         {
@@ -123,7 +121,7 @@ FLEET: dict[Panel, Answer] = {
             "team-med notes": 0,
             "team-legal old": 0,
         }
-    ),
+   ),
     Panel("Runs", "F"): Answer(HELD_HOURS),
     Panel("Runs", "G"): Answer(POINTS_PER_GPU_HOUR),
     Panel("Runs", "H"): Answer(
@@ -134,16 +132,16 @@ FLEET: dict[Panel, Answer] = {
             "USD team-med notes": 100 / 60,
             "USD team-legal old": 3,
         }
-    ),
+   ),
     Panel("Runs", "I"): Answer({"team-legal manuals": 19 / 20}),
     Panel("Score gain per GPU-hour"): Answer(POINTS_PER_GPU_HOUR),
     Panel("Cost of a point"): Answer({"USD team-legal contracts": 27 / 15}),
-    Panel("Cost by namespace"): Answer({"USD team-legal": 27 + 39 + 3 * R, "USD team-med": 3.5 + 3}),
+    Panel("Cost by namespace"): Answer({"USD team-legal": 27 + 39 + 3, "USD team-med": 3.5 + 3}),
     Panel("Runs by phase"): Answer({"Running": 2, "Queued": 1, "Complete": 1, "Failed": 1}, Rest(2, 0)),
     # contracts 7, manuals 3, triage 2, notes 3 in each life; contracts and notes were preempted
     Panel("Attempts by result"): Answer(
         {"succeeded": 7 + 3 + 2 + 3 + 3, "preempted": 2, "retryable": 1, "lost": 1}, Rest(2, 0)
-    ),
+   ),
     # of 22 waits 18 were none, three 300 s (in the bucket from 160 to 320), and one 45 minutes
     Panel("Queue wait", "A"): one(11 / 18),
     Panel("Queue wait", "B"): one(160 + 160 * (0.95 * 22 - 18) / 3),
@@ -153,7 +151,7 @@ FLEET: dict[Panel, Answer] = {
             "Train": (70_000 + 40_000) / ((96 + 120) * MINUTE),
             "Evaluate": (2300 + 4000 + 500 + 500 + 500) / ((76 + 176 + 40 + 15 + 25) * MINUTE),
         }
-    ),
+   ),
     Panel("Data yield"): Answer({"team-legal": (240 + 200) / (340 + 300), "team-med": 70 / 100}),
     Panel("Samples kept per GPU-hour"): Answer(
         scaled(
@@ -161,43 +159,43 @@ FLEET: dict[Panel, Answer] = {
                 "Generate": (240 + 200 + 70) / STAGES["Generate"],
                 "Score": 150 / STAGES["Score"],
                 "Train": (150 + 150) / STAGES["Train"],
-                "Evaluate": (40 + 80 + 5 + 10 + R) / STAGES["Evaluate"],
+                "Evaluate": (40 + 80 + 5 + 10 + 1) / STAGES["Evaluate"],
             },
             60,
-        )
-    ),
-    # with old's three waits of none; 95 % of 9 + R waits are in the bucket from 2560 to 5120 s
+       )
+   ),
+    # with old's three waits of none; 95 % of ten waits are in the bucket from 2560 to 5120 s
     Panel("Queue wait by stage (p95)"): Answer(
         {
             "Prepare": 0.95,
-            "Generate": 2560 + 2560 * (0.95 * (9 + R) - (8 + R)),
+            "Generate": 2560 + 2560 * (0.95 * (9 + 1) - (8 + 1)),
             "Score": 0.95,
             "Train": 0.95,
-            "Evaluate": 160 + 160 * (0.95 * (5 + R) - (4 + R)),
+            "Evaluate": 160 + 160 * (0.95 * (5 + 1) - (4 + 1)),
             "Publish": 0.95,
         }
-    ),
+   ),
     Panel("Length of attempts (p95)"): Answer(
         {
-            "Prepare": 320 + 320 * (0.95 * (5 + RA) - 3) / (2 + RA),  # three of 5 minutes, the others of 10
+            "Prepare": 320 + 320 * (0.95 * (5 + 1) - 3) / (2 + 1),  # three of 5 minutes, the others of 10
             # three of 30 minutes, five of 50 to 75, and two that are longer: old's, and one of 165 minutes
-            "Generate": 5120 + 5120 * (0.95 * (9 + RA) - 8) / (1 + RA),
+            "Generate": 5120 + 5120 * (0.95 * (9 + 1) - 8) / (1 + 1),
             "Score": 2560 + 2560 * 0.95,  # 50 minutes
             "Train": 640 + 640 * 0.95,  # 20 minutes
-            "Evaluate": 2560 + 2560 * (0.95 * (5 + RA) - 5) / RA,  # five of 20 or 30 minutes, old's of 60
+            "Evaluate": 2560 + 2560 * (0.95 * (5 + 1) - 5) / 1,  # five of 20 or 30 minutes, old's of 60
             "Publish": 160 + 160 * 0.95,  # 5 minutes
         }
-    ),
+   ),
     Panel("Bytes written by stage"): Answer(
         {
-            "Prepare": 5000 + 4000 + 3 * 3000 + 1000 * R,
+            "Prepare": 5000 + 4000 + 3 * 3000 + 1000,
             "Generate": 23_000 + 20_000 + 4000 + 3000,
             "Score": 900 + 600,
             "Train": 6000 + 6000,
-            "Evaluate": 400 + 800 + 3 * 50 + 10 * R,
+            "Evaluate": 400 + 800 + 3 * 50 + 10,
             "Publish": 2000,
         }
-    ),
+   ),
     Panel("Model FLOPs utilisation of training"): Answer({"team-legal contracts": 0.4, "team-legal manuals": 0.3}),
     # 0.35 and 0.25, GPU by GPU
     Panel("Tensor cores active"): Answer({"team-legal manuals-2100-3": 0.3, "team-med triage-2200-3": 0.3}),

@@ -7,7 +7,6 @@ of both lives); so team-legal 1320 (1046) and team-med 390 (184). `old` has 180 
 from collections.abc import Mapping
 
 from monitoring.scenario.answers import MINUTE, NOTHING, Answer, Rest, scaled
-from monitoring.scenario.answers import ROLLED_OUT as R
 
 LEGAL = {  # contracts + manuals
     "productive": 390 + 656,
@@ -53,7 +52,7 @@ RULES: dict[str, tuple[Answer, ...]] = {
     "EvolutionRetriesWasteGPU": (Answer({"team-med triage": 150 / 210}),),
     "EvolutionRunStalled": (Answer({"team-med triage": 80 * MINUTE}),),
     # during the rollout, both were there, and both told of old
-    "EvolutionSplitBrain": (NOTHING, Answer({"evolution-system": 2, "team-legal": 2}, at="20:05")),
+    "EvolutionSplitBrain": (NOTHING, Answer({"evolution-system": 2, "team-legal": 2}, at="12:05")),
     "EvolutionWatchStale": (Answer({"evolution-system operator-b pods": 10 * MINUTE}),),
     "namespace_stage_class:evolution_stage_gpu_seconds:increase6h": (
         Answer(
@@ -90,39 +89,39 @@ RULES: dict[str, tuple[Answer, ...]] = {
                     "cold_start_model team-med Evaluate": 10 + 4 + 4,
                 },
                 MINUTE,
-            ),
+           ),
             Rest(2 * 4 * 7 - 29, 0),  # Prepare and Publish hold no GPUs, and are not here
-        ),
-    ),
+       ),
+   ),
     "namespace_class:evolution_stage_gpu_seconds:increase6h": (
         Answer(_of("team-legal", LEGAL) | _of("team-med", MED)),
-    ),
+   ),
     "namespace_class:evolution_stage_gpu_seconds:increase1d": (
         Answer(
-            _of("team-legal", {class_: minutes + OLD.get(class_, 0) * R for class_, minutes in LEGAL.items()})
+            _of("team-legal", {class_: minutes + OLD.get(class_, 0) for class_, minutes in LEGAL.items()})
             | _of("team-med", MED)
-        ),
-    ),
+       ),
+   ),
     "namespace_run_class:evolution_stage_gpu_seconds:sum": (
         Answer(
             _of_run("team-legal old", **OLD)
             | _of_run(
                 "team-legal contracts",
                 productive=390, cold_start_image=14, cold_start_model=44, io=16, checkpoint=8, wasted=62, idle=6,
-            )
+           )
             | _of_run(
                 "team-legal manuals", productive=656, cold_start_image=28, cold_start_model=32, checkpoint=24, idle=40
-            )
+           )
             | _of_run("team-med triage", productive=40, cold_start_image=10, cold_start_model=10, wasted=150)
             # its second life only
             | _of_run("team-med notes", productive=69, cold_start_image=3, cold_start_model=13, wasted=5),
             Rest(5 * 7 - 4 - 7 - 5 - 4 - 4, 0),
-        ),
-    ),
+       ),
+   ),
     "namespace:evolution_goodput:ratio_increase6h": (Answer({"team-legal": 1046 / 1320, "team-med": 184 / 390}),),
     "namespace:evolution_goodput:ratio_increase1d": (
-        Answer({"team-legal": (1046 + 45 * R) / (1320 + 180 * R), "team-med": 184 / 390}),
-    ),
+        Answer({"team-legal": (1046 + 45) / (1320 + 180), "team-med": 184 / 390}),
+   ),
     "namespace_run:evolution_goodput:ratio": (
         Answer(
             {
@@ -132,8 +131,8 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "team-med triage": 40 / 210,
                 "team-med notes": 69 / 90,
             }
-        ),
-    ),
+       ),
+   ),
     # image and model over all
     "namespace_stage:evolution_cold_start:ratio_increase6h": (
         Answer(
@@ -146,8 +145,8 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "team-med Train": (1 + 4) / 10,
                 "team-med Evaluate": (12 + 18) / (60 + 50),
             }
-        ),
-    ),
+       ),
+   ),
     # GPU-hours held, attempts under way included, at 3 USD (h100) or 1 USD (l40s)
     "namespace_run:evolution_cost:sum": (
         Answer(
@@ -158,12 +157,12 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "USD l40s team-med notes": (90 + 10) / 60,
                 "USD l40s team-legal old": 3,
             }
-        ),
-    ),
+       ),
+   ),
     # three rounds each; the other runs have evaluated none
     "namespace_run:evolution_cost_per_round:ratio": (
         Answer({"USD h100 team-legal contracts": 27 / 3, "USD h100 team-legal manuals": 57 / 3}),
-    ),
+   ),
     "namespace_run:evolution_budget:ratio": (Answer({"team-legal manuals": 19 / 20}),),
     "namespace_run:evolution_score_gain_per_gpu_hour:ratio": (
         Answer(
@@ -174,8 +173,8 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "team-med notes": 0,
                 "team-legal old": 0,
             }
-        ),
-    ),
+       ),
+   ),
     "namespace_stage_direction:evolution_tokens_per_productive_gpu_second:ratio_increase6h": (
         Answer(
             {
@@ -190,8 +189,8 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "prompt team-med Evaluate": 1500 / (80 * MINUTE),
                 "generated team-med Evaluate": 1500 / (80 * MINUTE),
             }
-        ),
-    ),
+       ),
+   ),
     # contracts 240 of 340, manuals 200 of 300; notes 70 of 100
     "namespace:evolution_yield:ratio_increase6h": (Answer({"team-legal": 440 / 640, "team-med": 70 / 100}),),
     # a wait of 0 is in the bucket from 0 to 1 second, whose 95 % are 0.95 s; one of 300 s in that from 160 to 320
@@ -208,16 +207,16 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "team-med Train": 0.95,
                 "team-med Evaluate": 0.95,
             }
-        ),
-    ),
+       ),
+   ),
     # of every run the most less the least; of notes 140 minutes, and the 100 of its second life are hidden by them
     "namespace:evolution_run_allocated_gpu_seconds:delta1d": (
         Answer({"team-legal": (180 + 540 + 1140) * MINUTE, "team-med": (380 + 140) * MINUTE}),
-    ),
+   ),
     # the minute of 26:00 for 4 GPUs; and for 2, those 100 minutes, and 5 of notes' first life that nobody saw
     "namespace:evolution_ledger_error_gpu_seconds:abs1d": (
         Answer({"team-legal": 4 * MINUTE, "team-med": (2 + 100 + 5) * MINUTE}),
-    ),
+   ),
     # that a run is deleted and made again is what its runbook warns of
     "EvolutionLedgerMismatch": (Answer({"team-med": 107 / 627}),),
     # manuals holds 4 GPUs, triage 2; the pod with 8 is nobody's run
@@ -230,6 +229,6 @@ RULES: dict[str, tuple[Answer, ...]] = {
                 "team-legal": (180 + 540 + 780 + 4 * 91) * MINUTE,
                 "team-med": (60 + 150 + 2 * 86 + 20 + 70 + 55 + 30 + 50 + 20) * MINUTE,
             }
-        ),
-    ),
+       ),
+   ),
 }  # fmt: skip

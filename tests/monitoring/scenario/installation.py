@@ -34,8 +34,8 @@ class Process:
 
 
 PROCESSES = (
-    Process("operator-a", "10.0.0.7:8080", "00:00", "20:05"),
-    Process("operator-b", "10.0.0.8:8080", "20:00", "23:25"),  # a rollout, in which both were there for two scrapes
+    Process("operator-a", "10.0.0.7:8080", "00:00", "12:05"),
+    Process("operator-b", "10.0.0.8:8080", "12:00", "23:25"),  # a rollout, in which both were there for two scrapes
     Process("operator-b", "10.0.0.8:8080", "23:40", "26:00"),  # its container was started again
 )
 

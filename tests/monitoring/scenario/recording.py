@@ -3,26 +3,35 @@
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monitoring.scenario import neighbours
 from monitoring.scenario.installation import NAMESPACE, PROCESSES, STEP, Process, Scene
 from monitoring.scenario.story import moment
 from prometheus_server import PrometheusServer, prometheus_server
 
 BEGIN, END = "00:00", "26:00"
+POD_MONITOR = Path(__file__).parents[3] / "deploy" / "monitoring" / "podmonitor.yaml"
+(ENDPOINT,) = yaml.safe_load(POD_MONITOR.read_text())["spec"]["podMetricsEndpoints"]
+assert ENDPOINT["honorLabels"] is True
+RELABELLED = [(rule["targetLabel"], re.compile(rule["regex"])) for rule in ENDPOINT["metricRelabelings"]]
+"""Labels of the target that metrics with such names do not get."""
 _LINE = re.compile(r"(?P<name>[^{ ]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 
 
 def scraped() -> Iterator[str]:
     """OpenMetrics with times, of the operator and of its neighbours."""
+    told: set[str] = set()
     for process in PROCESSES:
         for now, page in Scene(process).pages():
             for line in page.splitlines():
                 if not line.startswith("#"):
-                    yield _of_target(line, process, now)
+                    series, value = _of_target(line, process)
+                    if (sample := f"{series} {now:%H:%M %d}") not in told:  # Prometheus takes the first one only
+                        told.add(sample)
+                        yield f"{series} {value} {now.timestamp():.3f}\n"
     now = moment(BEGIN)
     while now <= moment(END):
         for name, labels, value in neighbours.told(now):
@@ -67,14 +76,16 @@ def _recorded(server: PrometheusServer, name: str, expression: str) -> Iterator[
             yield line_of(name, labels, value, at)
 
 
-def _of_target(line: str, process: Process, now: datetime) -> str:
-    """With the labels of the scrape's target; those that the operator serves itself win, as with honorLabels."""
+def _of_target(line: str, process: Process) -> tuple[str, str]:
+    """A series with the labels of the scrape's target, as the PodMonitor makes them, and its value."""
     found = _LINE.fullmatch(line)
     assert found, line
-    own = found["labels"] or ""
+    name, own = found["name"], found["labels"] or ""
     target = {"job": "evolution-operator", "instance": process.instance, "pod": process.pod}
-    if 'namespace="' not in own:
+    for label, names in RELABELLED:
+        if names.fullmatch(name):
+            del target[label]
+    if 'namespace="' not in own:  # honorLabels: what the operator serves itself wins
         target["namespace"] = NAMESPACE
     more = ",".join(f'{label}="{said}"' for label, said in target.items())
-    labels = f"{own},{more}" if own else more
-    return f"{found['name']}{{{labels}}} {found['value']} {now.timestamp():.3f}\n"
+    return f"{name}{{{','.join(filter(None, (own, more)))}}}", found["value"]
