@@ -9,6 +9,7 @@ import pytest
 from cluster import COLLECTED_SECONDS, GROUP, HANG, Cluster, failed, kstatus
 from controlplane.client import object_path
 from controlplane.waiting import eventually
+from simulated import MINIMAL
 
 from evolution.plan.worker import ExitCode
 
@@ -271,3 +272,18 @@ def test_two_runs_that_share_their_beginning_share_its_stages(cluster: Cluster) 
     cluster.apply("second", {"rounds": 4})
     cluster.until("Complete: *", "second")
     assert len([1 for namespace, _ in cluster.fates.seen if namespace == cluster.namespace]) == before + 4
+
+
+def test_a_run_that_git_owns_is_written_by_the_operator_in_its_status_only(cluster: Cluster) -> None:
+    run = {"apiVersion": GROUP, "kind": "EvolutionRun", "metadata": {"name": "demo"}, "spec": MINIMAL}
+    as_git = ("apply", "--server-side", "--field-manager=gitops", "-f", "-")
+    cluster.kubectl(*as_git, input=json.dumps(run))
+    done = cluster.until("Complete: *")
+    shown = json.loads(cluster.kubectl("get", "evo", "demo", "-o", "json", "--show-managed-fields"))
+    owners = shown["metadata"]["managedFields"]
+    fields = {(o["manager"] == "gitops", o.get("subresource", "")): [*o["fieldsV1"]] for o in owners}
+    assert fields == {(True, ""): ["f:spec"], (False, "status"): ["f:status"]}
+    assert done["metadata"]["generation"] == 1
+    assert not {"annotations", "labels", "finalizers"} & {*done["metadata"]}
+    cluster.kubectl(*as_git, input=json.dumps(run))
+    assert cluster.run()["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
