@@ -50,7 +50,7 @@ class Metrics:
         self._requests = requests
         self._news = news
         self._now = clock
-        self._started = clock()
+        self._started = clock().replace(microsecond=0)  # as Kubernetes tells when runs were created
         self._per_run = settings.metrics_per_run
         self._runs = ShownRuns(settings.metrics_runs, settings.metrics_hours, clock)
         self._totals = StageTotals()
