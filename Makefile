@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 UV_VERSION := 0.13.8
 
-.PHONY: help setup quickstart dev-cluster test test-ship check test-tools bench-controlplane bench-trainer crds chart dashboards lint types layering lock images test-images clean
+.PHONY: help setup quickstart dev-cluster test test-ship check test-tools bench-controlplane bench-trainer crds reference chart dashboards lint types layering lock images test-images clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make test        everything but what only a release needs (CI runs this)'
 	@echo 'make test-ship   the rest: installations, images, several nodes, from beginning to end (nightly)'
 	@echo 'make crds        write crds/ anew, after a change of the API types'
+	@echo 'make reference   write docs/reference.md anew, after a change of crds/'
 	@echo 'make dashboards  write the Grafana dashboards anew, after a change of monitoring/dashboards/*.py'
 	@echo 'make images      build the container images of the operator and the workers'
 	@echo 'make chart       write anew what the Helm chart takes from crds/, deploy/ and monitoring/'
@@ -64,6 +65,9 @@ crds: setup
 
 chart: setup
 	$(BIN)/python helm/write.py helm/evolution-operator
+
+reference: setup
+	$(BIN)/python docs/write_reference.py docs/reference.md
 
 dashboards: setup
 	$(BIN)/python monitoring/dashboards/write.py monitoring/dashboards
