@@ -28,6 +28,12 @@ RUNTIME: Mapping[str, Any] = {
     "metadata": {"name": "default"},
     "spec": {"image": "registry.example/trainer:1"},
 }
+SCHEDULE: Mapping[str, Any] = {
+    "apiVersion": API_VERSION,
+    "kind": "EvolutionSchedule",
+    "metadata": {"name": "nightly", "namespace": "default"},
+    "spec": {"schedule": "0 3 * * *", "runTemplate": {"spec": RUN["spec"]}},
+}
 
 
 def changed(manifest: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
@@ -51,3 +57,7 @@ def run(changes: Changes) -> dict[str, Any]:
 
 def runtime(changes: Changes) -> dict[str, Any]:
     return changed(RUNTIME, changes)
+
+
+def schedule(changes: Changes) -> dict[str, Any]:
+    return changed(SCHEDULE, changes)

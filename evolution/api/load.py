@@ -15,9 +15,10 @@ from evolution.api.errors import FieldError, InvalidRun
 from evolution.api.presets import PRESETS, under
 from evolution.api.run import EvolutionRun, Metadata, Preset
 from evolution.api.runtime import PATTERN_MEANINGS, EvolutionRuntime
+from evolution.api.schedule import EvolutionSchedule
 
 Location = tuple[str | int, ...]
-ResourceType = TypeVar("ResourceType", EvolutionRun, EvolutionRuntime)
+ResourceType = TypeVar("ResourceType", EvolutionRun, EvolutionRuntime, EvolutionSchedule)
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,6 +82,20 @@ def runtime_from_object(body: Mapping[str, Any]) -> EvolutionRuntime:
         InvalidRun: a field is wrong; all mistakes at once. `source` is namespace/name, or the name alone.
     """
     return _validated(EvolutionRuntime, _without_server_fields(body), _object_name(body), {})
+
+
+def schedule_from_object(body: Mapping[str, Any]) -> EvolutionSchedule:
+    """The EvolutionSchedule in an object that the API server holds, with the preset of its runs applied.
+
+    Raises:
+        InvalidRun: a field is wrong; all mistakes at once. `source` is namespace/name.
+    """
+    document = _without_server_fields(body)
+    spec = document.get("spec")
+    template = spec.get("runTemplate") if isinstance(spec, dict) else None
+    if isinstance(spec, dict) and isinstance(template, dict):
+        document["spec"] = spec | {"runTemplate": _with_preset(template)}
+    return _validated(EvolutionSchedule, document, _object_name(body), {})
 
 
 def with_absolute_locations(run: EvolutionRun, folder: Path) -> EvolutionRun:

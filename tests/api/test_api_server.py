@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
-from api_mistakes import COMMIT, LOCATIONS, WRONG_RUNS, WRONG_RUNTIMES
-from api_objects import LEFT_OUT, Changes, run, runtime
+from api_mistakes import COMMIT, LOCATIONS, WRONG_RUNS, WRONG_RUNTIMES, WRONG_SCHEDULES
+from api_objects import LEFT_OUT, Changes, run, runtime, schedule
 from controlplane.client import Api, ApiError, object_path
 from controlplane.plane import ControlPlane
 
 from evolution.api.errors import InvalidRun
-from evolution.api.load import run_from_object, runtime_from_object
+from evolution.api.load import run_from_object, runtime_from_object, schedule_from_object
 from evolution.api.presets import PRESETS
 from evolution.api.run import API_VERSION
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.controlplane
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart" / "run.yaml"
 PLURALS = {
     "EvolutionRun": "evolutionruns",
+    "EvolutionSchedule": "evolutionschedules",
     "EvolutionRuntime": "evolutionruntimes",
     "ClusterEvolutionRuntime": "clusterevolutionruntimes",
 }
@@ -45,7 +46,8 @@ def tried(api: Api, body: Json) -> Json:
 
 
 def parsed(body: Json) -> object:
-    return run_from_object(body).spec if body["kind"] == "EvolutionRun" else runtime_from_object(body).spec
+    read = {"EvolutionRun": run_from_object, "EvolutionSchedule": schedule_from_object}.get(body["kind"])
+    return (read or runtime_from_object)(body).spec
 
 
 def quickstart() -> Json:
@@ -114,6 +116,23 @@ RIGHT = {
             "spec.finishedJobTTL": "0s",
         }
     ),
+    "a schedule by the clock": schedule({}),
+    "a schedule on change, with defaults": schedule({"spec.schedule": LEFT_OUT, "spec.onChange": {}}),
+    "a schedule that says everything": schedule(
+        {
+            "metadata.name": "a" * 31,
+            "spec.schedule": "*/15 8-18/2 1,15 jan-JUN mon-5,SUN",
+            "spec.timeZone": "America/Argentina/Buenos_Aires",
+            "spec.onChange": {"interval": "1h30m"},
+            "spec.concurrencyPolicy": "Replace",
+            "spec.suspend": True,
+            "spec.startingDeadlineSeconds": 600,
+            "spec.successfulRunsHistoryLimit": 1,
+            "spec.failedRunsHistoryLimit": 100,
+            "spec.runTemplate.metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
+            "spec.runTemplate.spec.preset": "Reference",
+        }
+    ),
     "one pod per round": runtime({"spec.execution": "Round", "spec.stages": {"train": None}}),
 }
 
@@ -146,6 +165,14 @@ def test_a_wrong_run_is_refused_with_field_value_and_remedy(api: Api, changes: C
     assert [part for part in said if part not in message] == [], message
     with pytest.raises(InvalidRun):
         run_from_object(run(changes))
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG_SCHEDULES, ids=shown)
+def test_a_wrong_schedule_is_refused_with_field_value_and_remedy(api: Api, changes: Changes, said: list[str]) -> None:
+    message = refusal(api, schedule(changes))
+    assert [part for part in said if part not in message] == [], message
+    with pytest.raises(InvalidRun):
+        schedule_from_object(schedule(changes))
 
 
 @pytest.mark.parametrize(("changes", "said"), WRONG_RUNTIMES, ids=shown)
