@@ -16,6 +16,8 @@ from evolution.report.partition import Partition
 from evolution.report.table import format_seconds
 
 BAR_WIDTH = 28
+STATE_WIDTH = 10
+"""Of the state in the list of runs, at least: its words do not break, as `Complete: MaxRounds` does after the colon."""
 STYLES = {"Complete": "bold green", "Failed": "bold red", "Suspended": "yellow", "Queued": "yellow"}
 
 
@@ -104,11 +106,11 @@ def outcome_line(status: EvolutionRunStatus) -> str:
 
 def runs_table(runs: Sequence[ClusterRun], *, namespaces: bool) -> Table:
     """A row per run."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     if namespaces:
         table.add_column("namespace", no_wrap=True)
     table.add_column("name", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table.add_column("state", overflow="fold", min_width=STATE_WIDTH)
     for title in ("rounds", "done", "left", "best", "GPU-hours", "age"):
         table.add_column(title, justify="right", no_wrap=True)
     for run in sorted(runs, key=lambda run: (run.namespace, run.name)):

@@ -209,6 +209,7 @@ class TestStatus:
         listed = cluster.evolve("status").out
         assert row(listed, "first")[:9] == ["first", "Running", "1/3", "38", "%", "2h", "01m", "0.2140", "1.2"]
         assert row(listed, "second")[1:3] == ["Pending", "0/3"]
+        assert row(cluster.evolve("status", "-A").out, cluster.namespace)[:3] == [cluster.namespace, "first", "Running"]
         everywhere = json.loads(cluster.evolve("status", "--all-namespaces", "--json").out)
         assert {(run["namespace"], run["name"]) for run in everywhere} >= {(cluster.namespace, "first")}
 
