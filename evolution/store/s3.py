@@ -35,6 +35,13 @@ MAX_PARTS = 10_000
 
 _BUSY = (429, 500, 502, 503, 504)
 _BUSY_CODES = {"SlowDown", "SlowDownRead", "SlowDownWrite", "TooManyRequests", "RequestTimeout", "InternalError"}
+_RIGHTS: Mapping[str, str] = {
+    "read": "s3:GetObject",
+    "write": "s3:PutObject",
+    "delete": "s3:DeleteObject",
+    "list": "s3:ListBucket",
+}
+"""What a policy has to allow, by what the store does."""
 _EXPLANATIONS: Mapping[str, str] = {
     "NoSuchBucket": "there is no such bucket",
     "AccessDenied": "the credentials do not allow it",
@@ -122,22 +129,22 @@ class S3Store:
                 yield ObjectInfo(key, found.size or 0, modified)
 
     def delete(self, key: str) -> None:
-        with self._errors("write", key):
+        with self._errors("delete", key):
             self._client.remove_object(self._bucket, self._prefix + key)
 
     def probe(self) -> Literal["Honoured", "Ignored"]:
         """Whether the server honours `If-None-Match: *`: tried on a small object below `probe/`, removed again."""
         key = f"{keys.PROBE}{uuid.uuid4().hex}"
         self.write(key, b"first")
-        with self._errors("write", key):
-            try:
+        try:
+            with self._errors("write", key):
                 return "Ignored" if self._put_if_none(key, b"second") else "Honoured"
-            except S3Error as error:
-                if error.code == "NotImplemented":
-                    return "Ignored"
-                raise
-            finally:
-                self._client.remove_object(self._bucket, self._prefix + key)
+        except StoreRefused as error:
+            if isinstance(error.__cause__, S3Error) and error.__cause__.code == "NotImplemented":
+                return "Ignored"
+            raise
+        finally:
+            self.delete(key)
 
     def _put_if_none(self, key: str, data: bytes) -> bool:
         # put_object cannot send the header: what it takes as metadata becomes x-amz-meta-…, and the object is
@@ -169,7 +176,7 @@ class S3Store:
         try:
             yield
         except (MinioException, urllib3.exceptions.HTTPError) as error:
-            raise store_error(error, f"the store {self.uri}", f"cannot {verb} {key}") from error
+            raise store_error(error, f"the store {self.uri}", f"cannot {verb} {key}", _RIGHTS[verb]) from error
 
 
 def _endpoint() -> str:
@@ -204,13 +211,18 @@ def client(uri: str, connections: urllib3.PoolManager | None = None) -> Minio:
     )
 
 
-def store_error(error: Exception, where: str, failed: str) -> StoreError:
-    """What `error` of the client means to people: `where` names the store, `failed` what it could not do."""
+def store_error(error: Exception, where: str, failed: str, right: str) -> StoreError:
+    """What `error` of the client means to people: `where` names the store, `failed` what it could not do, `right` what
+    a policy has to allow for that.
+    """
     if isinstance(error, S3Error):
         code = error.code or ""
         if code in _BUSY_CODES or (error.response.status in _BUSY and code not in _EXPLANATIONS):
             return StoreUnavailable(f"{where} is overloaded or not ready: {failed} ({code})")
-        return StoreRefused(f"{where}: {failed}: {_EXPLANATIONS.get(code, error.message)} ({code})")
+        why = _EXPLANATIONS.get(code) or error.message or "no reason given"
+        if code == "AccessDenied":
+            why += f"; their policy has to allow {right} there"
+        return StoreRefused(f"{where}: {failed}: {why} ({code})")
     if isinstance(error, ServerError):
         return _by_status(error.status_code, where, failed)
     if isinstance(error, InvalidResponseError):

@@ -37,11 +37,11 @@ REQUESTS = 8
 """At once."""
 LISTINGS = 3
 """So often the source is looked at anew because it changed while it was being read."""
-_SOURCE_IS_WRONG = {"NoSuchBucket", "NoSuchKey", "AccessDenied", "InvalidBucketName"}
+SOURCE_IS_WRONG = {"NoSuchBucket", "NoSuchKey", "AccessDenied", "InvalidBucketName"}
 
 
 @dataclass(frozen=True)
-class _Object:
+class SourceObject:
     bucket: str
     key: str
     etag: str
@@ -69,7 +69,7 @@ def fetch(uri: str, cache: Path, progress: OnProgress, waiting: Waiting) -> Path
     try:
         client = s3.client(uri)
         for _ in range(LISTINGS):
-            objects = list(_objects(client, bucket, prefix, uri))
+            objects = list(listed(client, bucket, prefix, uri))
             if not objects:
                 raise SourceUnusable(f"{uri}: there is no object of that name, nor one below it")
             # One object of that very name is a file; otherwise the name is a folder.
@@ -83,8 +83,8 @@ def fetch(uri: str, cache: Path, progress: OnProgress, waiting: Waiting) -> Path
             folder = linked(cache, files)
             return folder / _name(whole[0], prefix) if whole else folder
     except (MinioException, urllib3.exceptions.HTTPError) as error:
-        failure = s3.store_error(error, uri, "cannot be read")
-        if isinstance(error, S3Error) and error.code in _SOURCE_IS_WRONG:
+        failure = s3.store_error(error, uri, "cannot be read", "s3:ListBucket and s3:GetObject")
+        if isinstance(error, S3Error) and error.code in SOURCE_IS_WRONG:
             raise SourceUnusable(str(failure)) from error
         raise failure from error
     raise SourceUnusable(f"{uri}: objects are replaced while they are read; try again when nobody writes there")
@@ -94,11 +94,11 @@ def _folder(cache: Path) -> Path:
     return cache / "sources" / "objects"
 
 
-def _name(found: _Object, prefix: str) -> str:
+def _name(found: SourceObject, prefix: str) -> str:
     return found.key.removeprefix(prefix).lstrip("/") or PurePosixPath(prefix).name
 
 
-def _objects(client: Minio, bucket: str, prefix: str, uri: str) -> Iterator[_Object]:
+def listed(client: Minio, bucket: str, prefix: str, uri: str) -> Iterator[SourceObject]:
     for found in client.list_objects(bucket, prefix, recursive=True):
         name = found.object_name or ""
         below = name.removeprefix(prefix).lstrip("/") if prefix else name
@@ -106,7 +106,7 @@ def _objects(client: Minio, bucket: str, prefix: str, uri: str) -> Iterator[_Obj
             continue
         if {"", ".", ".."} & {*below.split("/")} and name != prefix:
             raise SourceUnusable(f"{uri}: the object {name!r} has a name that no file can have")
-        yield _Object(bucket, name, (found.etag or "").strip('"'), found.size or 0)
+        yield SourceObject(bucket, name, (found.etag or "").strip('"'), found.size or 0)
 
 
 def _refuse_files_that_are_folders(names: Iterable[str], uri: str) -> None:
@@ -116,7 +116,7 @@ def _refuse_files_that_are_folders(names: Iterable[str], uri: str) -> None:
 
 
 def _download(
-    client: Minio, objects: Iterable[_Object], uri: str, cache: Path, progress: OnProgress, waiting: Waiting
+    client: Minio, objects: Iterable[SourceObject], uri: str, cache: Path, progress: OnProgress, waiting: Waiting
 ) -> None:
     """See that every object lies in the cache."""
     folder = _folder(cache)
@@ -137,7 +137,7 @@ def _download(
             work.close()
 
 
-def _remove_outdated(folder: Path, writer: str, wanted: Iterable[_Object]) -> None:
+def _remove_outdated(folder: Path, writer: str, wanted: Iterable[SourceObject]) -> None:
     """Partial files of objects that were replaced before they were complete."""
     names = {found.below(folder).name for found in wanted}
     for path in folder.glob(f"*/*.{writer}.*"):
@@ -150,7 +150,7 @@ class _Work:
     """Objects that are downloaded in pieces, several at once."""
 
     client: Minio
-    partials: dict[_Object, PartialFile]
+    partials: dict[SourceObject, PartialFile]
     done: int = 0
     """Bytes."""
     files: int = 0
@@ -183,7 +183,7 @@ class _Work:
         for partial in self.partials.values():
             partial.close()
 
-    def _piece(self, found: _Object, partial: PartialFile, piece: int) -> None:
+    def _piece(self, found: SourceObject, partial: PartialFile, piece: int) -> None:
         start, length = partial.span(piece)
         data = read_range(self.client, found.bucket, found.key, found.etag, start, length) if length else iter(())
         with partial.writer(piece) as write:
