@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from minio_server import MinioServer, minio_server
 from tools.build import Unavailable, binary
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+VENV = Path(sys.executable).parent
 STORE = "evolution"
 """Bucket of the operator's store."""
 SOURCES = "examples"
@@ -54,6 +55,9 @@ def main() -> None:
             process_kubelet(plane.kubeconfig, folder / "node", nodes, {"OMP_NUM_THREADS": "2"}),
             operator(plane, minio, folder / "operator.log") as process,
         ):
+            link(
+                folder / "bin", {"kubectl": programs[1], **{name: VENV / name for name in ("evolve", "kubectl-evolve")}}
+            )
             tell(plane, minio, folder, runs=process is not None)
             while not stopped.wait(1.0):
                 if process is not None and process.poll() is not None:
@@ -139,10 +143,19 @@ def operator(plane: ControlPlane, minio: MinioServer, log: Path) -> Iterator["su
             process.kill()
 
 
+def link(folder: Path, programs: Mapping[str, Path]) -> None:
+    """So that one folder on the PATH has what the other terminal needs."""
+    folder.mkdir(exist_ok=True)
+    for name, program in programs.items():
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(program)
+
+
 def tell(plane: ControlPlane, minio: MinioServer, folder: Path, *, runs: bool) -> None:
     lines = [
         "The cluster is ready. In another terminal:",
         "",
+        f"  export PATH={folder / 'bin'}:$PATH",
         f"  export KUBECONFIG={plane.kubeconfig}",
         *(f"  export {name}={value}" for name, value in minio.environment.items()),
         "",

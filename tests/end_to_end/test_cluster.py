@@ -73,7 +73,7 @@ def dev_cluster(tmp_path: Path, control_plane: ControlPlane, minio_server: Minio
     try:
         eventually(lambda: "The cluster is ready" in log.read_text(), "the cluster", seconds=90)
         told = (line.strip().removeprefix("export ") for line in log.read_text().splitlines() if " export " in line)
-        yield DevCluster(dict(line.split("=", 1) for line in told))
+        yield DevCluster(dict(os.path.expandvars(line).split("=", 1) for line in told))
     finally:
         process.terminate()
         process.wait(60)
