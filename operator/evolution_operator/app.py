@@ -21,10 +21,12 @@ from evolution_operator.metrics import Metrics
 from evolution_operator.metrics_server import metrics_served
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.reconcile import Reconciler
-from evolution_operator.records import RunKey
+from evolution_operator.records import RunKey, ScheduleKey
 from evolution_operator.resync import Resync
+from evolution_operator.schedules import Schedules
 from evolution_operator.settings import Settings, WrongSettings
 from evolution_operator.showing import Nobody, Witness
+from evolution_operator.sources import Sources
 from evolution_operator.watch_news import WatchNews
 from evolution_operator.watches import add_liveness, watch_registry, watch_settings, watched_kinds
 
@@ -90,10 +92,22 @@ async def _work(
     make_reconciler: MakeReconciler,
     stop: asyncio.Event,
 ) -> int:
-    queue: KeyedQueue[RunKey] = KeyedQueue((GatewayError, StoreError), metrics.handled("reconcile"))
+    queue: KeyedQueue[RunKey | ScheduleKey] = KeyedQueue((GatewayError, StoreError), metrics.handled("reconcile"))
     intake = Intake(cache, queue)
     resync = Resync(gateway, cache, intake, settings.namespaces, watch_news=watch_news, timed=metrics.handled("resync"))
-    reconciler = make_reconciler(gateway, cache, settings, metrics if settings.metrics_port else Nobody())
+    runs = make_reconciler(gateway, cache, settings, metrics if settings.metrics_port else Nobody())
+    schedules = Schedules(gateway, cache, intake, Sources())
+
+    async def reconcile(key: RunKey | ScheduleKey) -> float | None:
+        if isinstance(key, ScheduleKey):
+            return await schedules.reconcile(key)
+        before = cache.run(key)
+        again = await runs.reconcile(key)
+        after = cache.run(key)
+        # What the operator itself has written about a run is no news when a watch tells of it.
+        if after and after.schedule and (before is None or before.phase != after.phase):
+            queue.add(after.schedule)
+        return again
 
     # Jobs and pods are known before the first run is looked at: nothing is created that exists.
     if not await _first_list(resync, stop):
@@ -108,7 +122,7 @@ async def _work(
     # kopf takes over the signals, and on its way out waits 5 s for the task that waits for this flag.
     kopf.on.cleanup(registry=registry)(_set(stop))
     # These tasks are older than kopf's: when it stops, it leaves them alone.
-    working = asyncio.create_task(queue.run(reconciler.reconcile, WORKERS), name="queue")
+    working = asyncio.create_task(queue.run(reconcile, WORKERS), name="queue")
     listing = asyncio.create_task(resync.run(settings.resync_seconds), name="resync")
     watching = asyncio.create_task(
         kopf.operator(

@@ -17,6 +17,8 @@ from evolution_operator.records import (
     RunRecord,
     RuntimeKey,
     RuntimeRecord,
+    ScheduleKey,
+    ScheduleRecord,
     is_newer,
 )
 
@@ -32,10 +34,12 @@ class Cache:
 
     def __init__(self) -> None:
         self._runs: dict[RunKey, RunRecord] = {}
+        self._schedules: dict[ScheduleKey, ScheduleRecord] = {}
         self._runtimes: dict[RuntimeKey, RuntimeRecord] = {}
         self._jobs: dict[str, dict[str, JobRecord]] = {}
         self._pods: dict[str, dict[str, PodRecord]] = {}
         self._runs_of_runtime: dict[RuntimeKey, set[RunKey]] = {}
+        self._runs_of_schedule: dict[ScheduleKey, dict[str, RunRecord]] = {}
         self._jobs_of_run: dict[RunKey, dict[str, JobRecord]] = {}
         self._pods_of_run: dict[RunKey, dict[str, PodRecord]] = {}
         self._departed: dict[RunKey, dict[str, PodRecord]] = {}
@@ -48,6 +52,13 @@ class Cache:
 
     def runs(self) -> tuple[RunKey, ...]:
         return tuple(self._runs)
+
+    def schedule(self, key: ScheduleKey) -> ScheduleRecord | None:
+        return self._schedules.get(key)
+
+    def runs_of_schedule(self, key: ScheduleKey) -> tuple[RunRecord, ...]:
+        """Runs that name this schedule as their owner: compare `owner_uid` with its uid."""
+        return tuple(self._runs_of_schedule.get(key, {}).values())
 
     def jobs(self, key: RunKey) -> tuple[JobRecord, ...]:
         """Jobs labelled with this run, whoever made them: compare `owner_uid` with the run's uid."""
@@ -80,6 +91,7 @@ class Cache:
         """All records of a kind, of one namespace or of all."""
         tables: dict[type[Record], Iterable[Record]] = {
             RunRecord: self._runs.values(),
+            ScheduleRecord: self._schedules.values(),
             RuntimeRecord: self._runtimes.values(),
             JobRecord: chain.from_iterable(jobs.values() for jobs in self._jobs.values()),
             PodRecord: chain.from_iterable(pods.values() for pods in self._pods.values()),
@@ -135,6 +147,7 @@ class Cache:
         """Number of objects by kind."""
         return {
             "runs": len(self._runs),
+            "schedules": len(self._schedules),
             "runtimes": len(self._runtimes),
             "jobs": sum(map(len, self._jobs.values())),
             "pods": sum(map(len, self._pods.values())),
@@ -144,6 +157,8 @@ class Cache:
         match record:
             case RunRecord():
                 return self._runs.get(record.key)
+            case ScheduleRecord():
+                return self._schedules.get(record.key)
             case RuntimeRecord():
                 return self._runtimes.get(record.key)
             case JobRecord():
@@ -158,6 +173,10 @@ class Cache:
             case RunRecord():
                 self._runs[record.key] = record
                 self._runs_of_runtime.setdefault(record.runtime, set()).add(record.key)
+                if record.schedule:
+                    self._runs_of_schedule.setdefault(record.schedule, {})[record.key.name] = record
+            case ScheduleRecord():
+                self._schedules[record.key] = record
             case RuntimeRecord():
                 self._runtimes[record.key] = record
             case JobRecord():
@@ -175,6 +194,10 @@ class Cache:
                 runs.discard(record.key)
                 if not runs:
                     self._runs_of_runtime.pop(record.runtime, None)
+                if record.schedule:
+                    _drop(self._runs_of_schedule, record.schedule, record.key.name)
+            case ScheduleRecord():
+                self._schedules.pop(record.key, None)
             case RuntimeRecord():
                 self._runtimes.pop(record.key, None)
             case JobRecord():
@@ -204,7 +227,7 @@ def _runtime_key(kind: str, namespace: str, name: str) -> RuntimeKey:
 def namespace_of(record: Record) -> str:
     """Empty for a ClusterEvolutionRuntime."""
     match record:
-        case RunRecord() | RuntimeRecord():
+        case RunRecord() | ScheduleRecord() | RuntimeRecord():
             return record.key.namespace
         case JobRecord() | PodRecord():
             return record.run.namespace
@@ -214,8 +237,8 @@ def _indexed_by(record: Record) -> object:
     """What the tables file a record under besides its name; a change means filing it anew."""
     match record:
         case RunRecord():
-            return record.uid, record.runtime
-        case RuntimeRecord():
+            return record.uid, record.runtime, record.schedule
+        case ScheduleRecord() | RuntimeRecord():
             return record.uid
         case JobRecord() | PodRecord():
             return record.uid, record.run

@@ -43,6 +43,7 @@ class Resource:
 
 
 RUNS = Resource("apis/selfevolution.io/v1alpha1", "evolutionruns", "EvolutionRun")
+SCHEDULES = Resource("apis/selfevolution.io/v1alpha1", "evolutionschedules", "EvolutionSchedule")
 RUNTIMES = Resource("apis/selfevolution.io/v1alpha1", "evolutionruntimes", "EvolutionRuntime")
 CLUSTER_RUNTIMES = Resource(
     "apis/selfevolution.io/v1alpha1", "clusterevolutionruntimes", "ClusterEvolutionRuntime", namespaced=False

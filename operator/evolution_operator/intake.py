@@ -4,7 +4,16 @@ from time import monotonic
 
 from evolution_operator.cache import Cache
 from evolution_operator.queue import KeyedQueue
-from evolution_operator.records import JobRecord, PodRecord, Record, RunKey, RunRecord, RuntimeRecord
+from evolution_operator.records import (
+    JobRecord,
+    PodRecord,
+    Record,
+    RunKey,
+    RunRecord,
+    RuntimeRecord,
+    ScheduleKey,
+    ScheduleRecord,
+)
 
 SOON = 2.0
 """Seconds until a run is looked at because of news that no decision waits for, unless other news comes first."""
@@ -13,7 +22,7 @@ SOON = 2.0
 class Intake:
     """Every piece of news passes here, in any order and as often as it comes."""
 
-    def __init__(self, cache: Cache, queue: KeyedQueue[RunKey]) -> None:
+    def __init__(self, cache: Cache, queue: KeyedQueue[RunKey | ScheduleKey]) -> None:
         self._cache = cache
         self._queue = queue
         self.watched_at = monotonic()
@@ -24,6 +33,8 @@ class Intake:
         before = self._cache.run(record.key) if isinstance(record, RunRecord) else None
         if not self._cache.upsert(record):
             return False
+        if isinstance(record, RunRecord):
+            self._tell_schedule(record, before)
         # Only the operator writes a run's status: what changes while the run is being reconciled is our own writing,
         # seen before its answer arrived.
         own_writing = (
@@ -40,12 +51,19 @@ class Intake:
         """An object that is no more, as of `resource_version` (default: the record's); False if that is no news."""
         if not self._cache.forget(record, resource_version):
             return False
+        if isinstance(record, RunRecord):
+            self._tell_schedule(record, None)
         self._enqueue(record)
         return True
 
+    def _tell_schedule(self, run: RunRecord, before: RunRecord | None) -> None:
+        """A schedule waits for its runs to end."""
+        if run.schedule and (before is None or (before.phase, before.deleting) != (run.phase, run.deleting)):
+            self._queue.add(run.schedule)
+
     def _enqueue(self, record: Record) -> None:
         match record:
-            case RunRecord():
+            case RunRecord() | ScheduleRecord():
                 self._queue.add(record.key)
             case RuntimeRecord():
                 for key in self._cache.runs_of_runtime(*record.key):

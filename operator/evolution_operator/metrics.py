@@ -54,7 +54,7 @@ class Metrics:
         self._per_run = settings.metrics_per_run
         self._runs = ShownRuns(settings.metrics_runs, settings.metrics_hours, clock)
         self._totals = StageTotals()
-        self._queue: KeyedQueue[RunKey] | None = None
+        self._queue: KeyedQueue[Any] | None = None
         self._registry = CollectorRegistry()
         self._make_counters()
         for class_, price in settings.gpu_prices:
@@ -62,7 +62,7 @@ class Metrics:
         self._build.labels(version("evolution")).set(1)
         self._registry.register(_Now(self._at_scrape))
 
-    def begins(self, queue: KeyedQueue[RunKey]) -> None:
+    def begins(self, queue: KeyedQueue[Any]) -> None:
         """The operator acts from now on, on what waits in this queue."""
         self._queue = queue
         self._active.set(1)

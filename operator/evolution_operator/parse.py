@@ -1,11 +1,13 @@
 """Bodies of Kubernetes objects to records. Pure, and forgiving: what is missing or malformed reads as empty."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from sys import intern
 from typing import Any
 
+from evolution.api.run import API_VERSION
 from evolution.plan.stage import Kind
 from evolution_operator.records import (
     FINGERPRINT,
@@ -26,12 +28,17 @@ from evolution_operator.records import (
     RunRecord,
     RuntimeKey,
     RuntimeRecord,
+    ScheduleKey,
+    ScheduleRecord,
 )
 
 Body = Mapping[str, Any]
 
 WORKER = "worker"
 """Name of the container that executes the order."""
+MOST_SHARDS, MOST_GPUS, MOST_ROUNDS = 256, 64, 1000
+"""What the API allows; a label or annotation that says more is somebody else's."""
+_NUMBER = re.compile("[0-9]{1,9}")
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -62,12 +69,12 @@ def run_record(body: Body) -> RunRecord:
     ref = _mapping(spec.get("runtimeRef"))
     namespace = _text(meta.get("namespace"))
     kept = _kept_metadata(meta)
-    generation = meta.get("generation")
+    owner = _owner(meta)
     return RunRecord(
         key=_run_key(namespace, _text(meta.get("name"))),
         uid=intern(_text(meta.get("uid"))),
         resource_version=_text(meta.get("resourceVersion")),
-        generation=generation if isinstance(generation, int) else 0,
+        generation=_generation(meta),
         deleting="deletionTimestamp" in meta,
         runtime=runtime_key(
             _text(ref.get("kind")) or "ClusterEvolutionRuntime", namespace, _text(ref.get("name")) or "default"
@@ -77,6 +84,22 @@ def run_record(body: Body) -> RunRecord:
         created_at=_text(meta.get("creationTimestamp")),
         phase=intern(_text(status.get("state")) or "Pending"),
         ended_at=_text(ended.get("lastTransitionTime")),
+        schedule=ScheduleKey(namespace, _text(owner.get("name"))) if owner.get("kind") == "EvolutionSchedule" else None,
+        owner_uid=_text(owner.get("uid")),
+    )
+
+
+def schedule_record(body: Body) -> ScheduleRecord:
+    meta = _mapping(body.get("metadata"))
+    kept = {"apiVersion": API_VERSION, "kind": "EvolutionSchedule", **body, "metadata": _kept_metadata(meta)}
+    return ScheduleRecord(
+        key=ScheduleKey(_text(meta.get("namespace")), _text(meta.get("name"))),
+        uid=_text(meta.get("uid")),
+        resource_version=_text(meta.get("resourceVersion")),
+        generation=_generation(meta),
+        deleting="deletionTimestamp" in meta,
+        created_at=_text(meta.get("creationTimestamp")),
+        body=_json(kept),
     )
 
 
@@ -86,7 +109,7 @@ def runtime_record(body: Body) -> RuntimeRecord:
     namespace = _text(meta.get("namespace"))
     # Items of a list carry no kind of their own.
     kind = "EvolutionRuntime" if namespace else "ClusterEvolutionRuntime"
-    kept = {"apiVersion": "selfevolution.io/v1alpha1", "kind": kind, **body, "metadata": _kept_metadata(meta)}
+    kept = {"apiVersion": API_VERSION, "kind": kind, **body, "metadata": _kept_metadata(meta)}
     return RuntimeRecord(
         key=runtime_key(kind, namespace, _text(meta.get("name"))),
         uid=_text(meta.get("uid")),
@@ -109,7 +132,7 @@ def job_record(body: Body) -> JobRecord:
         fingerprint=_text(annotations.get(FINGERPRINT)),
         stages=_stages(_text(annotations.get(STAGES))),
         recipe=intern(_text(annotations.get(RECIPE))),
-        shards=_number(annotations.get(SHARDS), 1),
+        shards=_number(annotations.get(SHARDS), 1, MOST_SHARDS),
         runtime_digest=intern(_text(annotations.get(RUNTIME_DIGEST))),
         state=state,
         deleting="deletionTimestamp" in meta,
@@ -150,9 +173,9 @@ def pod_record(body: Body) -> PodRecord:
         run_uid=intern(_text(annotations.get(RUN_UID))),
         kind=_KINDS.get(_text(annotations.get(KIND))),
         fingerprint=intern(_text(annotations.get(FINGERPRINT))),
-        round=_number(labels.get(ROUND), 0),
-        gpus=_number(annotations.get(GPUS), 0),
-        shards=_number(annotations.get(SHARDS), 1),
+        round=_number(labels.get(ROUND), 0, MOST_ROUNDS),
+        gpus=_number(annotations.get(GPUS), 0, MOST_GPUS),
+        shards=_number(annotations.get(SHARDS), 1, MOST_SHARDS),
         scheduled_at=_text(_condition(status, "PodScheduled").get("lastTransitionTime")),
     )
 
@@ -191,8 +214,16 @@ def _text(value: object) -> str:
     return str(value) if isinstance(value, str) else ""
 
 
-def _number(value: object, otherwise: int) -> int:
-    return int(text) if (text := _text(value)).isdigit() else otherwise
+def _generation(meta: Mapping[str, Any]) -> int:
+    generation = meta.get("generation")
+    return generation if isinstance(generation, int) else 0
+
+
+def _number(value: object, otherwise: int, most: int) -> int:
+    # Anybody who may create Jobs or pods writes these, and what is counted here costs every run of the operator.
+    text = _text(value)
+    number = int(text) if _NUMBER.fullmatch(text) else otherwise
+    return number if number <= most else otherwise
 
 
 def _json(value: object) -> bytes:
@@ -271,7 +302,7 @@ def _waiting(status: Mapping[str, Any]) -> tuple[str, str]:
 
 def _index(meta: Mapping[str, Any]) -> int:
     for field in ("annotations", "labels"):
-        text = _text(_mapping(meta.get(field)).get(_INDEX))
-        if text.isdigit():
-            return int(text)
+        value = _mapping(meta.get(field)).get(_INDEX)
+        if value is not None:
+            return _number(value, 0, MOST_SHARDS - 1)
     return 0

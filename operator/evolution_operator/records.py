@@ -45,6 +45,13 @@ class RunKey(NamedTuple):
     name: str
 
 
+class ScheduleKey(NamedTuple):
+    namespace: str
+    name: str
+    kind: str = "EvolutionSchedule"
+    """Never anything else: a run of the same name has another key."""
+
+
 class RuntimeKey(NamedTuple):
     kind: str
     namespace: str
@@ -71,6 +78,23 @@ class RunRecord:
     """`status.state`; Pending before the operator has written one."""
     ended_at: str
     """RFC 3339: since when it is complete or has failed; empty while it is neither."""
+    schedule: ScheduleKey | None = None
+    """The schedule that started it."""
+    owner_uid: str = ""
+    """Of the controlling owner reference; empty if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    key: ScheduleKey
+    uid: str
+    resource_version: str = field(compare=False)
+    generation: int
+    deleting: bool
+    created_at: str
+    """RFC 3339."""
+    body: bytes
+    """The object as JSON, without managedFields and resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +173,7 @@ class PodRecord:
     """RFC 3339, when a node was given to it; empty before."""
 
 
-Record = RunRecord | RuntimeRecord | JobRecord | PodRecord
+Record = RunRecord | ScheduleRecord | RuntimeRecord | JobRecord | PodRecord
 
 
 def is_newer(version: str, than: str) -> bool:

@@ -13,7 +13,16 @@ from evolution_operator.cache import Cache
 from evolution_operator.gateway import Forbidden, Gateway, GatewayError, Resource
 from evolution_operator.intake import Intake
 from evolution_operator.queue import Timed
-from evolution_operator.records import SELECTOR, JobRecord, PodRecord, Record, RunRecord, RuntimeRecord, is_newer
+from evolution_operator.records import (
+    SELECTOR,
+    JobRecord,
+    PodRecord,
+    Record,
+    RunRecord,
+    RuntimeRecord,
+    ScheduleRecord,
+    is_newer,
+)
 from evolution_operator.watch_news import WatchNews
 
 JITTER = 0.1
@@ -33,13 +42,14 @@ class Watched(NamedTuple):
     selector: str = ""
 
 
-# Runs come last: when the first of them is reconciled, its Jobs and pods are known.
+# When the first run is reconciled, its Jobs and pods are known; when the first schedule is, its runs are.
 WATCHED = (
     Watched(api.JOBS, JobRecord, parse.job_record, SELECTOR),
     Watched(api.PODS, PodRecord, parse.pod_record, SELECTOR),
     Watched(api.RUNTIMES, RuntimeRecord, parse.runtime_record),
     Watched(api.CLUSTER_RUNTIMES, RuntimeRecord, parse.runtime_record),
     Watched(api.RUNS, RunRecord, parse.run_record),
+    Watched(api.SCHEDULES, ScheduleRecord, parse.schedule_record),
 )
 
 

@@ -13,7 +13,7 @@ from kubernetes.aio.client import Configuration
 from evolution_operator.gateway import CHUNK, CLUSTER_RUNTIMES, NoAccess, cluster_access
 from evolution_operator.intake import Intake
 from evolution_operator.queue import KeyedQueue
-from evolution_operator.records import MANAGED_BY, OPERATOR, RunKey
+from evolution_operator.records import MANAGED_BY, OPERATOR, RunKey, ScheduleKey
 from evolution_operator.resync import WATCHED, Resync, Watched
 from evolution_operator.watch_news import WatchNews
 
@@ -95,7 +95,9 @@ def watch_registry(intake: Intake, watched: Iterable[Watched], watch_news: Watch
     return registry
 
 
-def add_liveness(registry: kopf.OperatorRegistry, queue: KeyedQueue[RunKey], intake: Intake, resync: Resync) -> None:
+def add_liveness(
+    registry: kopf.OperatorRegistry, queue: KeyedQueue[RunKey | ScheduleKey], intake: Intake, resync: Resync
+) -> None:
     """Answer the liveness endpoint: 200 with figures, or 500 once a restart is the way out."""
 
     @kopf.on.probe(id="queue", registry=registry, errors=kopf.ErrorsMode.PERMANENT)

@@ -44,6 +44,7 @@ def _ours(plural: str, kind: str, **more: Any) -> Resource:
 
 
 RUNS = _ours("evolutionruns", "EvolutionRun", status=True, short_names=("evo",))
+SCHEDULES = _ours("evolutionschedules", "EvolutionSchedule", status=True, short_names=("evs",))
 RUNTIMES = _ours("evolutionruntimes", "EvolutionRuntime")
 CLUSTER_RUNTIMES = _ours("clusterevolutionruntimes", "ClusterEvolutionRuntime", namespaced=False)
 JOBS = Resource("batch", "v1", "jobs", "Job", status=True)
@@ -53,6 +54,7 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False, sta
 
 RESOURCES = (
     RUNS,
+    SCHEDULES,
     RUNTIMES,
     CLUSTER_RUNTIMES,
     JOBS,

@@ -181,7 +181,7 @@ def test_records_are_listed_by_kind_and_namespace() -> None:
     assert [type(record) for record in cache.records(JobRecord, "team")] == [JobRecord]
     assert list(cache.records(PodRecord, "elsewhere")) == []
     assert len(list(cache.records(RunRecord))) == 1
-    assert cache.sizes() == {"runs": 1, "runtimes": 0, "jobs": 1, "pods": 1}
+    assert cache.sizes() == {"runs": 1, "schedules": 0, "runtimes": 0, "jobs": 1, "pods": 1}
 
 
 def test_deletions_are_not_remembered_without_end() -> None:

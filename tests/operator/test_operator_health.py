@@ -67,7 +67,13 @@ def test_a_list_speaks_for_a_watch_only_if_it_brings_no_news(kubeconfig: Path) -
         resync = Resync(gateway, cache, Intake(cache, queue), watch_news=news, timed=times)
         api.client.create(kinds.RUNS, {"metadata": {"name": "ops"}, "spec": MINIMAL})
         assert await resync.once() == 1
-        assert set(news.moments) == {"jobs", "pods", "evolutionruntimes", "clusterevolutionruntimes"}
+        assert set(news.moments) == {
+            "jobs",
+            "pods",
+            "evolutionruntimes",
+            "clusterevolutionruntimes",
+            "evolutionschedules",
+        }
         assert await resync.once() == 0
         assert "evolutionruns" in news.moments
         before = news.moments["evolutionruns"]

@@ -86,7 +86,7 @@ def test_the_first_list_tells_all_there_is_and_the_next_one_nothing(cluster: Fak
 
     async def use(operator: Operator) -> None:
         assert await operator.resync.once() == 2
-        assert operator.cache.sizes() == {"runs": 1, "runtimes": 0, "jobs": 1, "pods": 0}
+        assert operator.cache.sizes() == {"runs": 1, "schedules": 0, "runtimes": 0, "jobs": 1, "pods": 0}
         assert await operator.handled() == {("default", "ops")}
         assert await operator.resync.once() == 0
         assert await operator.handled() == set()
