@@ -162,7 +162,7 @@ class Executor:
             if found is None:
                 return  # gone meanwhile: its DELETED event brings us back
             standing = job_record(found)
-            if standing.owner_uid != subject.record.uid and standing.run != key:
+            if standing.owner_uid != subject.record.uid and (standing.run != key or not standing.owner_uid):
                 raise ForeignJob(
                     f"Job {name} is not this run's; it is in the way until somebody deletes it: "
                     f"kubectl -n {key.namespace} delete job {name}"

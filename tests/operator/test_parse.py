@@ -211,3 +211,14 @@ def test_a_pod_of_an_indexed_job_knows_its_index_and_its_job() -> None:
     body["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "3"}
     del body["metadata"]["labels"]["batch.kubernetes.io/job-name"]
     assert (pod_record(body).index, pod_record(body).job) == (3, "ops-r1-train-1a2b3c4d")
+
+
+@pytest.mark.parametrize("claim", ["²", "9" * 5000, "1000000000", "257", "-1", "", "1.0"])
+def test_numbers_that_somebody_made_up_count_for_nothing(claim: str) -> None:
+    named = {"selfevolution.io/shards": claim, "selfevolution.io/gpus": claim}
+    index = {"batch.kubernetes.io/job-completion-index": claim}
+    metadata = {"name": "x", "labels": {"selfevolution.io/round": claim}, "annotations": {**named, **index}}
+    pod = pod_record({"metadata": metadata})
+    assert (pod.shards, pod.gpus, pod.index) == (1, 0, 0)
+    assert pod.round == (257 if claim == "257" else 0)
+    assert job_record({"metadata": metadata}).shards == 1
