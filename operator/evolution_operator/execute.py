@@ -19,6 +19,8 @@ from evolution_operator.report import Reporter
 from evolution_operator.showing import Witness
 from evolution_operator.subject import Hindered, Subject
 
+POD_SECURITY = "would violate PodSecurity"
+"""So a warning of the API server begins, of a Job whose pods a namespace does not admit."""
 AGAIN_SECONDS = 30.0
 """Pause before something is tried again that somebody else has to mend, or may have."""
 
@@ -155,8 +157,9 @@ class Executor:
         )
         body = build_job(subject.run, subject.record.uid, runtime.spec, batch, order, self._environment)
         name = body["metadata"]["name"]
+        warnings: list[str] = []
         try:
-            made = await self._gateway.create(JOBS, key.namespace, body)
+            made = await self._gateway.create(JOBS, key.namespace, body, warnings.append)
         except AlreadyExists:
             found = await self._gateway.get(JOBS, key.namespace, name)
             if found is None:
@@ -174,3 +177,9 @@ class Executor:
             return
         self._cache.upsert(job_record(made))
         log.info("%s/%s: created Job %s", key.namespace, key.name, name)
+        for warning in warnings:
+            if POD_SECURITY in warning:
+                message = f"Job {name} may get no pod, as namespace {key.namespace} admits none like it: {warning}"
+                if runtime.spec.cache.host_path:
+                    message += "; a runtime for it has a claim in cache.claimName, and no cache.hostPath"
+                await self._reporter.tell(subject.record, RunEvent("Warning", "PodsNotAdmitted", message))

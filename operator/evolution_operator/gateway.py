@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -180,12 +180,18 @@ class Gateway:
         except NotFound:
             return None
 
-    async def create(self, resource: Resource, namespace: str | None, body: Mapping[str, Any]) -> Body:
-        """The object as created.
+    async def create(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        body: Mapping[str, Any],
+        warned: Callable[[str], None] = lambda _warning: None,
+    ) -> Body:
+        """The object as created; `warned` is told what the API server has to say about it.
 
         :raises AlreadyExists: if there is one of that name.
         """
-        return await self._request("create", resource, "POST", resource.path(namespace), body)
+        return await self._request("create", resource, "POST", resource.path(namespace), body, warned=warned)
 
     async def delete(self, resource: Resource, namespace: str | None, name: str, uid: str) -> bool:
         """Delete the object with this uid, and in the background what it owns; False if it is no longer there."""
@@ -225,6 +231,7 @@ class Gateway:
         path: str,
         body: Mapping[str, Any] | None = None,
         content_type: str = _JSON,
+        warned: Callable[[str], None] = lambda _warning: None,
     ) -> Body:
         what = f"{verb} {path.partition('?')[0]}"
         code = 0
@@ -244,6 +251,9 @@ class Gateway:
             self.requests[verb, resource.plural, code] += 1
         if code >= HTTPStatus.BAD_REQUEST:
             raise _error(what, code, data, response.headers.get("Retry-After", ""))
+        for warning in response.headers.getall("Warning", ()):
+            # 299 - "text", with its quotation marks escaped
+            warned(warning.partition('"')[2].rstrip('"').replace('\\"', '"'))
         try:
             answer = json.loads(data)
         except ValueError as error:
