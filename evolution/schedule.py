@@ -213,8 +213,7 @@ class _Case:
         if self.spec.on_change is None or self.spec.suspend or (active and self.waits_for_its_turn):
             return None
         interval = timedelta(seconds=seconds(self.spec.on_change.interval))
-        visible = self.previous.condition("SourcesVisible")
-        hindered = self.refusal[0] or (visible and visible.status == "False")
+        hindered = self.refusal[0] or self.sources_visible().status == "False"
         look = last + (min(interval, LOOK_AGAIN) if hindered else interval)
         # Kubernetes tells the second in which a run has ended: by the next one it has.
         if self.last_ended and last < (ended := self.ended_at(self.last_ended) + timedelta(seconds=1)):
