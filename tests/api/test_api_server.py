@@ -19,7 +19,8 @@ from evolution.api.run import API_VERSION
 
 pytestmark = pytest.mark.controlplane
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart" / "run.yaml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICKSTART = EXAMPLES / "quickstart" / "run.yaml"
 PLURALS = {
     "EvolutionRun": "evolutionruns",
     "EvolutionSchedule": "evolutionschedules",
@@ -57,6 +58,13 @@ def quickstart() -> Json:
     for source in ("model", "documents", "evaluation"):
         body["spec"][source]["uri"] = f"s3://quickstart/{body['spec'][source]['uri']}"
     return body
+
+
+def example_schedules() -> dict[str, Json]:
+    bodies: list[Json] = list(yaml.safe_load_all((EXAMPLES / "gitops" / "schedule.yaml").read_text(encoding="utf-8")))
+    for body in bodies:
+        body["metadata"]["namespace"] = "default"
+    return {f"the example {body['metadata']['name']}": body for body in bodies}
 
 
 RIGHT = {
@@ -116,6 +124,7 @@ RIGHT = {
             "spec.finishedJobTTL": "0s",
         }
     ),
+    **example_schedules(),
     "a schedule by the clock": schedule({}),
     "a schedule on change, with defaults": schedule({"spec.schedule": LEFT_OUT, "spec.onChange": {}}),
     "a schedule that says everything": schedule(

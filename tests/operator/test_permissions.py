@@ -128,6 +128,11 @@ def test_the_cluster_wide_operator_needs_every_right_that_it_has(
 
         eventually(edited_while_the_operator_writes, "a conflict between two writers of a run")
         runs.until("stuck", lambda status: status["state"] == "Suspended")
+        runs.schedule("often", spec("steady"))
+        runs.create("often-before", run=spec("steady"), schedule="often")
+        runs.until("often-before", lambda status: status["state"] == "Complete")
+        runs.miss_a_time_of("often")
+        eventually(lambda: runs.gone("often-before"), "a run of the schedule that takes the place of the one before")
     assert "Traceback" not in process.said, process.said
     made = audit.asked(SYSTEM, ACCOUNT)
     assert {request.grant for request in made if not request.allowed} == set()
@@ -245,15 +250,16 @@ def test_who_may_edit_a_namespace_may_write_runs_and_who_may_view_it_may_read_th
         control_plane.kubectl("create", *binding)
     editor, viewer = (Api(control_plane.kubeconfig_for(f"{namespace}-{name}")) for name in ("edit", "view"))
     ours = {
-        grant for grant in served(control_plane.api) if grant.resource.startswith(("evolutionrun", "evolutionruntime"))
+        grant for grant in served(control_plane.api) if grant.resource.startswith(("evolutionrun", "evolutionschedule"))
     }
     read = {
         Grant(verb, "selfevolution.io", kind)
         for verb in ("get", "list", "watch")
-        for kind in ("evolutionruns", "evolutionruntimes")
+        for kind in ("evolutionruns", "evolutionschedules", "evolutionruntimes")
     }
     write = {
-        Grant(verb, "selfevolution.io", "evolutionruns")
+        Grant(verb, "selfevolution.io", kind)
+        for kind in ("evolutionruns", "evolutionschedules")
         for verb in ("create", "update", "patch", "delete", "deletecollection")
     }
     # A controller puts these roles together.
@@ -272,14 +278,46 @@ class Runs:
         self._api = api
         self._namespace = namespace
 
-    def create(self, name: str, runtime_kind: str = "ClusterEvolutionRuntime") -> None:
+    def create(
+        self, name: str, runtime_kind: str = "ClusterEvolutionRuntime", run: Json | None = None, schedule: str = ""
+    ) -> None:
+        """By default one that shares no model with others; as if `schedule` had started it."""
+        owners = []
+        if schedule:
+            uid = self._api.get(self._schedule(schedule))["metadata"]["uid"]
+            owner = {"apiVersion": GROUP, "kind": "EvolutionSchedule", "name": schedule, "uid": uid, "controller": True}
+            owners.append(owner)
         body = {
             "apiVersion": GROUP,
             "kind": "EvolutionRun",
-            "metadata": {"name": name},
-            "spec": {**spec(name), "runtimeRef": {"kind": runtime_kind, "name": "default"}},
+            "metadata": {"name": name, "ownerReferences": owners},
+            "spec": {**(run or spec(name)), "runtimeRef": {"kind": runtime_kind, "name": "default"}},
         }
         self._api.create(self._path(), body)
+
+    def schedule(self, name: str, run: Json) -> None:
+        """Create one that keeps one complete run, and is suspended for now."""
+        often = {"schedule": "* * * * *", "suspend": True, "successfulRunsHistoryLimit": 1}
+        body = {
+            "apiVersion": GROUP,
+            "kind": "EvolutionSchedule",
+            "metadata": {"name": name},
+            "spec": {**often, "runTemplate": {"spec": run}},
+        }
+        self._api.create(self._schedule(), body)
+
+    def miss_a_time_of(self, schedule: str) -> None:
+        """Let it go on as one that has started nothing for long."""
+        long_ago = {"status": {"lastScheduleTime": "2026-01-01T00:00:00Z"}}
+        self._api.patch(f"{self._schedule(schedule)}/status", long_ago)
+        self._api.patch(self._schedule(schedule), {"spec": {"suspend": False}})
+
+    def gone(self, name: str) -> bool:
+        listed = self._api.get(self._path())["items"]
+        return name not in {run["metadata"]["name"] for run in listed}
+
+    def _schedule(self, name: str = "") -> str:
+        return object_path("evolutionschedules", name, self._namespace, GROUP)
 
     def until(self, name: str, holds: Callable[[Json], Any]) -> Json:
         """The run's status once it is so."""
