@@ -1,4 +1,4 @@
-"""Runs as an operator left them in every state that there is, and what GitOps tools are to make of each.
+"""Runs and schedules as an operator left them in every state, and what GitOps tools are to make of each.
 
 `recorded/` has them; `tests/operator/test_health_of_runs.py` brings them about on a cluster and compares.
 """
@@ -19,7 +19,7 @@ class Health:
     """Healthy, Progressing, Suspended or Degraded."""
     flux: str
     """Current, InProgress or Failed by the expressions of the example that waits for the end of a run, or Unknown."""
-    going: str
+    going: str = ""
     """The same by those of the example that wants it to be on its way."""
     kstatus: str = ""
     """By the generic rules, where they differ from `flux`."""
@@ -54,6 +54,14 @@ HEALTH = {
     "spec-refused": Health(*STUCK, told="InvalidSpec"),
     "store-refused": Health(*STUCK, told="StoreRefused"),
 }
+SCHEDULES = {
+    "schedule-just-created": Health("Progressing", "Current", told="has not looked at it yet"),
+    "schedule-waiting": Health("Healthy", "Current", told="Waiting"),
+    "schedule-running": Health("Healthy", "Current", told="Running"),
+    "schedule-suspended": Health("Suspended", "Current", told="spec.suspend is true"),
+    "schedule-refused": Health("Degraded", "Failed", told="time zone"),
+}
+"""The examples have no expressions for them: `flux` is by the generic rules."""
 
 
 def recorded(name: str) -> Run:

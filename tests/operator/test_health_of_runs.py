@@ -14,10 +14,11 @@ from api_objects import run as made_run
 from cluster import GROUP, HANG, Cluster, failed, kstatus
 from controlplane.client import object_path
 from controlplane.processes import Port
-from fakeapi.kinds import CLUSTER_RUNTIMES, RUNS
+from fakeapi.kinds import CLUSTER_RUNTIMES, RUNS, Resource
+from fakeapi.kinds import SCHEDULES as SCHEDULE_KIND
 from fakeapi.kubelet import Fate, simulated_worker
 from fakeapi.server import FakeApi
-from gitops.runs import HEALTH, RECORDED, Run, recorded
+from gitops.runs import HEALTH, RECORDED, SCHEDULES, Run, recorded
 from operator_process import running_operator
 from simulated import MINIMAL, merged
 
@@ -224,6 +225,27 @@ def test_an_image_that_cannot_be_pulled_is_the_recorded_one(api: FakeApi, tmp_pa
         compare("image-not-pulled", until(api, "*: ImagePullBackOff"))
 
 
+@pytest.mark.ship
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_the_recorded_one(api: FakeApi, tmp_path: Path, name: str) -> None:
+    on_claims = {"documents": {"uri": "pvc://manuals"}, "evaluation": {"uri": "pvc://manuals/questions.jsonl"}}
+    spec: dict[str, Any] = {"schedule": "0 3 1 1 *", "runTemplate": {"spec": MINIMAL | on_claims}}
+    spec |= {
+        "schedule-running": {"schedule": "* * * * *"},
+        "schedule-suspended": {"suspend": True},
+        "schedule-refused": {"timeZone": "Mars/Olympus"},
+    }.get(name, {})
+    api.client.create(SCHEDULE_KIND, {"metadata": {"name": "demo"}, "spec": spec})
+    if name == "schedule-just-created":
+        compare(name, api.client.get(SCHEDULE_KIND, "demo"))
+        return
+    api.fate(Fate(hang=True, times=10))
+    kubeconfig, store = api.write_kubeconfig(tmp_path / "k"), (tmp_path / "store").as_uri()
+    with running_operator(kubeconfig, store, tmp_path):
+        state = {"waiting": "Waiting", "running": "Running", "suspended": "Suspended", "refused": "Stalled: *"}
+        compare(name, until(api, state[name.removeprefix("schedule-")], seconds=90, kind=SCHEDULE_KIND))
+
+
 def worsening_worker(pod: Any) -> str:
     return simulated_worker(pod, lambda round_: 0.5 - 0.1 * round_ if round_ > 1 else 0.1 + 0.4 * round_)
 
@@ -232,11 +254,11 @@ def create(api: FakeApi, **spec: Any) -> None:
     api.client.create(RUNS, {"metadata": {"name": "demo"}, "spec": merged(MINIMAL, spec)})
 
 
-def until(api: FakeApi, summary: str, seconds: float = 30) -> Run:
+def until(api: FakeApi, summary: str, seconds: float = 30, kind: Resource = RUNS) -> Run:
     def there(run: Run) -> bool:
         return fnmatchcase(run.get("status", {}).get("summary", ""), summary)
 
-    return api.client.until(RUNS, "demo", there, seconds=seconds)
+    return api.client.until(kind, "demo", there, seconds=seconds)
 
 
 def compare(name: str, run: Run) -> None:
