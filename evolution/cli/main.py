@@ -9,6 +9,7 @@ from evolution.api.errors import InvalidRun
 from evolution.cli import artifacts, chat, cluster, compare, inspect, logs, maintain, run
 from evolution.cluster.errors import ClusterError
 from evolution.plan.worker import ExitCode
+from evolution.redaction import redacted
 from evolution.store.artifacts import ArtifactDamaged
 from evolution.store.base import StoreError
 from evolution.store.sources import SourceUnusable
@@ -58,5 +59,5 @@ def main() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(redacted(message), style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)

@@ -5,6 +5,7 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from evolution.redaction import RedactedStream
 from evolution_operator.settings import LogFormat
 
 FIELDS = ("namespace", "run", "round", "stage", "job")
@@ -27,7 +28,7 @@ class JsonLines(logging.Formatter):
 
 def set_up_logs(form: LogFormat) -> None:
     """Write what the operator has to say to stderr, and of its libraries warnings only."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(RedactedStream(sys.stderr))
     plain = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
     handler.setFormatter(JsonLines() if form == "json" else plain)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

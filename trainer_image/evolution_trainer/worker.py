@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO, cast
 
 from pydantic import ValidationError
 
 from evolution.plan.order import Order
 from evolution.plan.worker import ExitCode, Failed, ModelLoaded, OrderDone, Ready
+from evolution.redaction import RedactedStream, redacted
 from evolution.store.artifacts import ArtifactDamaged
 from evolution.store.base import StoreRefused, StoreUnavailable
 from evolution.store.cache import cache_folder
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cache", type=Path, default=cache_folder(), help="folder for downloads and scratch files")
     options = parser.parse_args(arguments)
+    sys.stderr = cast("TextIO", RedactedStream(sys.stderr))
 
     # Read by OpenMP and cuBLAS when torch is imported: threads that wait must not burn the cores of others, and
     # cuBLAS needs a fixed workspace to be deterministic.
@@ -141,7 +144,7 @@ class Worker:
         except StoreRefused as error:
             return self._failed(ExitCode.STORE_UNAVAILABLE, "StoreRefused", str(error))
         except Exception as error:  # the boundary of the process: whatever it is, the parent is told
-            traceback.print_exc()
+            sys.stderr.write(traceback.format_exc())
             reason, message = _explain(error, self.cache)
             return self._failed(1, reason, message)
         return ExitCode.COMMITTED
@@ -151,8 +154,9 @@ class Worker:
         if self._told is not None:
             return self._told.code
         stage = self._execution.stage if self._execution else ""
+        said, tally = redacted(message), self.account.tally()
         self._told = failed = Failed(
-            stage=stage, code=code, reason=reason, message=message, artifact=artifact, tally=self.account.tally()
+            stage=stage, code=code, reason=reason, message=said, artifact=artifact, tally=tally
         )
         self.pipe.emit(failed)
         pod.leave_message(failed)
