@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 GITOPS = EXAMPLES / "gitops"
 ON_A_LAPTOP = EXAMPLES / "quickstart"
 RENDERED = ("platform", "runs/staging", "runs/production")
-NAMESPACES = ("manuals-staging", "manuals")
+NAMESPACES = ("manuals-staging", "manuals-production")
 Body = dict[str, Any]
 
 
@@ -32,9 +32,8 @@ def files_of_ours() -> list[Path]:
 
 
 def as_kubectl_reads(plane: ControlPlane, file: Path) -> list[Body]:
-    read = json.loads(plane.kubectl("create", "--dry-run=client", "-o", "json", "-f", str(file)))
-    bodies: list[Body] = read.get("items", [read])
-    return bodies
+    text = plane.kubectl("create", "--dry-run=client", "-o", "yaml", "-f", str(file))
+    return [*yaml.safe_load_all(text)]
 
 
 @pytest.fixture(scope="module")
