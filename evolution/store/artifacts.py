@@ -21,6 +21,8 @@ from evolution.store import keys
 from evolution.store.base import ObjectStore
 from evolution.store.folder import FolderStore
 
+MANIFEST_BYTES = 8 << 20
+"""A manifest has no more."""
 REFRESH_AFTER = 1800.0
 """Seconds after which a blob that is there already is uploaded again, so that `garbage` sees that it is in use."""
 
@@ -132,7 +134,7 @@ class Artifacts:
             ArtifactDamaged: there is one that cannot be read; `forget` it and the stage runs again.
         """
         key = keys.manifest(fingerprint)
-        data = self.store.read(key)
+        data = self.store.read(key, MANIFEST_BYTES)
         if data is None:
             return None
         try:

@@ -18,6 +18,13 @@ class StoreRefused(StoreError):
     """Not ever without a change by its owner: no such bucket, wrong credentials, read-only, full."""
 
 
+def too_large(where: str, key: str, size: int, most: int) -> StoreRefused:
+    return StoreRefused(
+        f"{where}: cannot read {key}: it has {size:,} bytes, and no such object of ours has more than {most:,}; "
+        "whoever wrote it has to remove it"
+    )
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     key: str
@@ -38,8 +45,8 @@ class ObjectStore(Protocol):
         """Location to open the same store again: file:///folder or s3://bucket/prefix."""
         ...
 
-    def read(self, key: str) -> bytes | None:
-        """A small object whole; None if there is none."""
+    def read(self, key: str, most: int | None = None) -> bytes | None:
+        """A small object whole; None if there is none. One of more than `most` bytes is refused."""
         ...
 
     def download(self, key: str, path: Path) -> bool:

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable
+from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable, too_large
 
 PARTIAL = ".partial"
 """Folder, at the top of the store, of files being written; what a crash leaves there is never listed."""
@@ -48,10 +48,14 @@ class FolderStore:
             raise ValueError(f"{key!r} is not a key: parts between / are needed, none of them empty, . or ..")
         return self._folder.joinpath(*parts)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
         with self._errors("read", key):
             try:
-                return self.path(key).read_bytes()
+                with self.path(key).open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    if most is not None and size > most:
+                        raise too_large(f"the store {self.uri}", key, size, most)
+                    return file.read()
             except FileNotFoundError:
                 return None
 

@@ -14,6 +14,9 @@ from evolution.plan.manifest import Manifest, Record
 from evolution.store import keys
 from evolution.store.base import ObjectStore
 
+MOST_BYTES = 32 << 20
+"""Of a history: a tenant may write one of any size, and the operator that reads it serves others, too."""
+
 
 class History(Record):
     """`runs/<name>-<uid8>/history.json`: everything needed to show the run and to know which stages it keeps."""
@@ -33,7 +36,7 @@ class History(Record):
 
 def read_history(store: ObjectStore, run_id: str) -> History | None:
     """The run's history, None before its first attempt or if the object is unreadable (it is rewritten then)."""
-    data = store.read(keys.history(run_id))
+    data = store.read(keys.history(run_id), MOST_BYTES)
     if data is None:
         return None
     try:

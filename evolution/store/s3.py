@@ -22,7 +22,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
 from evolution.store import keys, s3_credentials
-from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable
+from evolution.store.base import ObjectInfo, StoreError, StoreRefused, StoreUnavailable, too_large
 from evolution.store.s3_download import ATTEMPTS, download
 
 CONNECT_TIMEOUT = 5.0
@@ -73,10 +73,14 @@ class S3Store:
     def uri(self) -> str:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
+        def look(size: int) -> None:
+            if most is not None and size > most:
+                raise too_large(f"the store {self.uri}", key, size, most)
+
         data = io.BytesIO()
         with self._errors("read", key):
-            return data.getvalue() if download(self._client, self._bucket, self._prefix + key, data) else None
+            return data.getvalue() if download(self._client, self._bucket, self._prefix + key, data, look) else None
 
     def download(self, key: str, path: Path) -> bool:
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}")

@@ -1,6 +1,6 @@
 """Bytes of objects in a bucket: a broken connection is taken up where it broke, and what comes is never a mixture."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import urllib3
@@ -16,8 +16,10 @@ class ObjectChanged(Exception):
     """The object is no longer the one that was listed."""
 
 
-def download(client: Minio, bucket: str, name: str, file: BinaryIO) -> bool:
-    """Stream an object into an empty file; False if there is none."""
+def download(
+    client: Minio, bucket: str, name: str, file: BinaryIO, look: Callable[[int], None] = lambda _size: None
+) -> bool:
+    """Stream an object into an empty file; False if there is none. `look` is told how many bytes will come."""
     etag = ""
     for attempt in range(1, ATTEMPTS + 1):
         headers: dict[str, str | list[str] | tuple[str]] = {"If-Match": etag} if etag else {}
@@ -35,6 +37,7 @@ def download(client: Minio, bucket: str, name: str, file: BinaryIO) -> bool:
             continue
         try:
             etag = response.headers["ETag"]
+            look(int(response.headers.get("Content-Length", 0)))
             file.writelines(response.stream(CHUNK))
             return True
         except (urllib3.exceptions.ProtocolError, urllib3.exceptions.TimeoutError):

@@ -27,6 +27,8 @@ Asked = Callable[[Operation, Code], None]
 THREADS = 16
 ANSWER_SECONDS = 15.0
 """A store that is silent for so long is taken to be away; all that is asked for here is small."""
+PROGRESS_BYTES = 1 << 20
+"""What a worker tells of itself has no more."""
 REMEMBERED_STAGES = 500
 """Stages whose manifests the history object holds, the newest; older ones are read one by one after a restart."""
 
@@ -140,7 +142,7 @@ class Knowledge:
         store = self._of(namespace).store
         indices = range(shards) if shards > 1 else [None]
         places = [keys.progress(run_id, fingerprint, index) for index in indices]
-        read = await asyncio.gather(*(self._ask("progress", store.read, place) for place in places))
+        read = await asyncio.gather(*(self._ask("progress", store.read, place, PROGRESS_BYTES) for place in places))
         told = [Progress.model_validate_json(data) for data in read if data]
         if not told:
             return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from evolution.store.base import ObjectStore
+from evolution.store.base import ObjectStore, StoreRefused
 from evolution.store.open import open_store
 from evolution.store.probe import race
 
@@ -186,3 +186,11 @@ def test_memory_stays_flat_while_large_objects_move(store: ObjectStore, tmp_path
     assert filecmp.cmp(copy, large, shallow=False)
     assert uploading < 56 * MEBIBYTE
     assert downloading < 8 * MEBIBYTE
+
+
+def test_an_object_that_is_larger_than_it_can_be_is_refused_unread(store: ObjectStore) -> None:
+    store.write("runs/a/history.json", b"x" * 1000)
+    assert store.read("runs/a/history.json", 1000) == b"x" * 1000
+    with pytest.raises(StoreRefused, match=r"cannot read runs/a/history.json: it has 1,000 bytes, and .* than 999;"):
+        store.read("runs/a/history.json", 999)
+    assert store.read("none", 1) is None
