@@ -20,6 +20,7 @@ from evolution.store.artifacts import ArtifactDamaged, Artifacts
 from evolution.store.base import StoreError, StoreRefused, StoreUnavailable
 from evolution.store.history import read_history, write_history
 from evolution.store.open import open_store
+from evolution_operator.kueue import Waiting
 from evolution_operator.showing import Code, Operation
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class Memory:
     """When the store was last asked for progress."""
     at_work: dict[str, str] = field(default_factory=dict)
     """Fingerprint of the stage that a Job is doing, by its name."""
+    waiting: Waiting = field(default_factory=Waiting)
+    """Why Jobs are suspended."""
     unmendable: set[str] = field(default_factory=set)
     """Jobs that failed because of an artifact which none of the run's stages made."""
     written: frozenset[str] = frozenset()

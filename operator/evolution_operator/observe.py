@@ -46,11 +46,13 @@ def situation(
     progress: Mapping[str, Progress],
     done: Collection[str],
     unmendable: Collection[str],
+    queued: Mapping[str, Wait],
     now: datetime,
 ) -> Situation:
     """What the Jobs of the run with that `uid` mean.
 
-    `done` are fingerprints whose manifests are known, `unmendable` Jobs whose damaged artifact nobody can make again.
+    `done` are fingerprints whose manifests are known, `unmendable` Jobs whose damaged artifact nobody can make again,
+    `queued` tells why suspended Jobs wait, by their uid.
     """
     active: dict[str, Active] = {}
     failures: dict[str, Failure] = {}
@@ -87,7 +89,7 @@ def situation(
                 stages=job.stages if job.recipe else (),
                 recipe=job.recipe,
                 progress=progress.get(job.name),
-                wait=_wait(job, own, now),
+                wait=_wait(job, own, queued, now),
             )
     return Situation(active, failures, frozenset(withheld), damaged, tuple(vanished), settling)
 
@@ -114,9 +116,9 @@ def hung_pods(
     return found
 
 
-def _wait(job: JobRecord, pods: list[PodRecord], now: datetime) -> Wait | None:
+def _wait(job: JobRecord, pods: list[PodRecord], queued: Mapping[str, Wait], now: datetime) -> Wait | None:
     if job.state == "Suspended":
-        return Wait("Queued", "QuotaPending", job.message or "the Job is suspended: it waits for quota")
+        return queued.get(job.uid) or Wait("Queued", "QuotaPending", f"Job {job.name} is suspended: it waits for quota")
     if not pods:
         if _age(job.created_at, now) < NO_POD_AFTER:
             return None

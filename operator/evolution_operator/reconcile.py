@@ -32,6 +32,7 @@ from evolution_operator.execute import AGAIN_SECONDS, Executor
 from evolution_operator.gateway import Conflict, Gateway
 from evolution_operator.jobs import run_id
 from evolution_operator.knowledge import Knowledge, Memory
+from evolution_operator.kueue import Kueue
 from evolution_operator.observe import Situation, ended_well, situation
 from evolution_operator.records import JobRecord, RunKey, RunRecord
 from evolution_operator.report import Reporter
@@ -75,6 +76,7 @@ class Reconciler:
         environment = {name: value for name, value in store.items() if value}
         self._reporter = Reporter(gateway, cache, knowledge, clock)
         self._executor = Executor(gateway, cache, knowledge, self._reporter, witness, environment, clock)
+        self._kueue = Kueue(gateway, clock)
         self._books = Bookkeeper(cache, knowledge, witness, clock)
 
     async def reconcile(self, key: RunKey) -> float | None:
@@ -187,6 +189,9 @@ class Reconciler:
         )
         again: list[float] = []
         await self._poll(subject)
+        waited = await self._kueue.look(key.namespace, self._cache.jobs(key), subject.memory.waiting)
+        if waited is not None:
+            again.append(waited)
         if missing := await self._books.note(subject, _shards(runtime)):
             again.append(missing)
         plan, jobs = await self._decide(subject, seen)
@@ -300,7 +305,16 @@ class Reconciler:
         known.update(memory.manifests)
         while True:
             done = {name for name, manifest in known.items() if manifest}
-            found = situation(subject.record.uid, jobs, pods, memory.progress, done, memory.unmendable, seen.now)
+            found = situation(
+                subject.record.uid,
+                jobs,
+                pods,
+                memory.progress,
+                done,
+                memory.unmendable,
+                memory.waiting.reasons,
+                seen.now,
+            )
             seen = replace(
                 seen,
                 manifests=known,

@@ -26,6 +26,7 @@ BEYOND_REQUESTS = [
     *((verb, "rbac.authorization.k8s.io", kind) for verb in ("bind", "escalate") for kind in ("roles", "clusterroles")),
     *((verb, "certificates.k8s.io", "signers") for verb in ("approve", "sign")),
     *((verb, "selfevolution.io", "evolutionruns/finalizers") for verb in ("update", "patch")),
+    *((verb, "kueue.x-k8s.io", "workloads") for verb in ("get", "list", "watch", "create", "patch", "delete")),
 ]
 """Rights that go with no request of their own, and what discovery does not list."""
 

@@ -120,6 +120,8 @@ def test_the_cluster_wide_operator_needs_every_right_that_it_has(
         runs.annotate("steady", "selfevolution.io/retry-requested-at", "now")
         runs.until("steady", lambda status: status["state"] == "Complete")
         eventually(lambda: runs.events("stuck", "WorkerHangs"), "replacement of the pod that hangs")
+        runs.suspend_jobs("stuck")
+        eventually(lambda: asked("list", "workloads", audit.asked(SYSTEM, ACCOUNT)), "a look at Kueue's Workloads")
 
         def edited_while_the_operator_writes() -> bool:
             for suspend in (True, False, True):
@@ -145,7 +147,7 @@ def test_nothing_but_these_rights_is_granted(control_plane: ControlPlane, whole_
     assert {Grant("get", "", "secrets"), Grant("create", "", "pods/exec"), Grant("bind", *RBAC)} <= everything
     rights = granted([role(manifests(DEPLOY / "cluster"), "ClusterRole")], "ClusterRole")
     assert allowed(whole_cluster, everything, "") == rights | EVERYBODY
-    assert {grant.group for grant in rights} == {"", "batch", "events.k8s.io", "selfevolution.io"}
+    assert {grant.group for grant in rights} == {"", "batch", "events.k8s.io", "kueue.x-k8s.io", "selfevolution.io"}
     assert {grant.resource for grant in rights if not grant.group} == {"pods"}, "and no Secrets"
 
 
@@ -333,6 +335,14 @@ class Runs:
         except TimeoutError as error:
             raise AssertionError(f"{name}: {json.dumps(seen, indent=1)}") from error
         return seen
+
+    def suspend_jobs(self, name: str) -> None:
+        """As Kueue does to take the quota back."""
+        jobs = self._api.get(object_path("jobs", namespace=self._namespace, group="batch/v1"))["items"]
+        for job in jobs:
+            if job["metadata"].get("labels", {}).get("selfevolution.io/run") == name:
+                path = object_path("jobs", job["metadata"]["name"], self._namespace, "batch/v1")
+                self._api.patch(path, {"spec": {"suspend": True}})
 
     def annotate(self, name: str, annotation: str, value: str) -> None:
         self.patch(name, {"metadata": {"annotations": {annotation: value}}})
