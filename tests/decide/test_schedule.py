@@ -236,6 +236,44 @@ def test_after_three_failures_in_a_row_it_pauses_longer_and_longer_and_says_so()
     assert (world.status.failures_in_a_row, world.stalled()) == (0, "")
 
 
+def test_what_has_changed_during_a_pause_starts_a_run_when_it_is_over() -> None:
+    world = World(schedule(**{**ON_CHANGE, "onChange": {"interval": "50m"}}))
+    for documents in ("first", "second", "third"):
+        world.documents = documents
+        world.passes(hours=1)
+        world.reconcile()
+        world.end("Failed")
+    world.reconcile()
+    world.documents = "fourth"
+    ended = world.now
+    while len(world.started) == 3:
+        again = world.reconcile().again_at
+        if len(world.started) == 3:
+            assert again
+            assert again > world.now
+            world.now = again
+    assert world.now == ended + HOUR
+
+
+def test_of_runs_that_have_ended_the_newest_are_kept() -> None:
+    world = World(schedule(successfulRunsHistoryLimit=2))
+    for state in ("Complete", "Failed", "Complete", "Failed", "Complete"):
+        world.reconcile()
+        world.end(state)
+        world.passes(hours=1)
+    world.reconcile()
+    kept = [(name, world.runs[name].state) for name in world.started if name in world.runs]
+    assert kept == list(zip(world.started[2:], ("Complete", "Failed", "Complete", "Active"), strict=True))
+
+
+def test_a_status_that_somebody_has_cleared_starts_nothing_again() -> None:
+    for spec in ({}, ON_CHANGE):
+        world = settled(World(schedule(**spec)))
+        before, world.status = world.status, EvolutionScheduleStatus()
+        assert world.reconcile().start is None
+        assert (world.status.last_run, world.status.last_schedule_time) == (before.last_run, before.last_schedule_time)
+
+
 def test_a_suspended_schedule_starts_nothing_and_catches_up_once() -> None:
     world = settled(World(schedule()))
     world.schedule = schedule(suspend=True)
