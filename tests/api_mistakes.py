@@ -20,6 +20,9 @@ LOCATIONS: list[Mistake] = [
 ]  # fmt: skip
 """Of runs: right on a laptop, and out of a cluster's reach."""
 WRONG_RUNS: list[Mistake] = [
+    ({"spec.documents.uri": "s3://AKIA0000:planted@corpora/x"}, ["spec.documents.uri", "holds a user or password"]),
+    ({"spec.publish": {"uri": "s3://AKIA0000:planted@adapters/x"}}, ["spec.publish.uri", "holds a user or password"]),
+    ({"spec.model.uri": "https://me:planted@host/base"}, ["spec.model.uri", "holds a user or password"]),
     ({"spec": LEFT_OUT}, ["spec: Required value"]),
     ({"spec.rounds": LEFT_OUT}, ["spec.rounds: Required value"]),
     ({"spec.rounds": 0}, ["spec.rounds: Invalid value: 0", "greater than or equal to 1"]),
@@ -82,6 +85,7 @@ WRONG_RUNS: list[Mistake] = [
     ({"spec.publish": {"uri": "s3://adapters/x", "select": "Newest"}}, ["spec.publish.select", '"Newest"', '"Best", "Last"']),
 ]  # fmt: skip
 WRONG_RUNTIMES: list[Mistake] = [
+    ({"spec.mlflowURI": "https://me:planted@mlflow.example"}, ["spec.mlflowURI", "holds a user or password"]),
     ({"spec.image": LEFT_OUT}, ["spec.image: Required value"]),
     ({"metadata.name": "gpu.large"}, ["metadata.name", '"gpu.large" cannot be the name', "at most 40"]),
     ({"spec.podTemplate": {}}, ['unknown field "spec.podTemplate"']),

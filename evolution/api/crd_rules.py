@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from evolution.api.crd_schema import Schema
 from evolution.api.locations import (
     DATASET_OBJECTIONS,
+    HOLDS_USER,
     HUB_DATASET,
     HUB_MODEL,
     MODEL_OBJECTIONS,
     NO_MODEL,
     STEPS_OUT,
+    USER_IN_ADDRESS,
     VOLUME,
     Objection,
 )
@@ -70,7 +72,7 @@ def _name(why: str = "") -> Rule:
 
 
 _S3 = "give s3://bucket/prefix"
-_BUCKET = "self.matches('^s3://[^/]{3,63}(/.*)?$')"
+_BUCKET = "self.matches('^s3://[^/@]{3,63}(/.*)?$')"
 
 
 def _location(right: str, explained: Sequence[tuple[str, str]], otherwise: str) -> tuple[Rule, ...]:
@@ -83,7 +85,8 @@ def _location(right: str, explained: Sequence[tuple[str, str]], otherwise: str) 
     """
     cases = [("self.startsWith('s3://')", f" names no bucket; {_S3}, the bucket with 3 to 63 characters"), *explained]
     words = "".join(f"{condition} ? {text(what)} : " for condition, what in cases) + text(otherwise)
-    return (Rule(f"self == '' || {right}", f"""'"' + self + '"' + ({words})"""),)
+    told = f"""{_matches(USER_IN_ADDRESS)} ? {text(HOLDS_USER)} : '"' + self + '"' + ({words})"""
+    return (Rule(f"self == '' || {right}", told),)
 
 
 def _matches(pattern: str) -> str:
@@ -262,6 +265,15 @@ RUNTIME_RULES: Mapping[str, Sequence[Rule]] = {
             + " + self.name + "
             + text(" asks no server; leave it out, or give engine OpenAI"),
             ".secretName",
+        ),
+    ),
+    "spec.mlflowURI": (
+        Rule(
+            f"!{_matches(USER_IN_ADDRESS)}",
+            text(
+                "holds a user or password, which anybody may read there; give them as MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in env"
+            ),
         ),
     ),
     "spec.env": (

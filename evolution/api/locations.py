@@ -24,6 +24,14 @@ NO_MODEL = f"{STEPS_OUT}|^hf://datasets/"
 
 _FIND_COMMIT = "git ls-remote https://huggingface.co/{place}NAME HEAD prints one"
 
+USER_IN_ADDRESS = "^([A-Za-gi-z]|h[A-Za-eg-z0-9])[A-Za-z0-9+.-]*://[^/]*@"
+"""Of any scheme but hf, where an @ stands before a commit."""
+HOLDS_USER = (
+    "holds a user or password, which anybody may read there; leave them out: workers have keys from the Secret that "
+    "their runtime names, on a laptop from the environment"
+)
+"""Said without the location."""
+
 SourceKind = Literal["model", "dataset"]
 
 
@@ -75,6 +83,8 @@ DATASET_OBJECTIONS: Sequence[Objection] = (
 def mistake(uri: str, kind: SourceKind) -> str:
     """What is wrong with a location on the hub or a volume claim, or with its scheme, for people; "" if nothing."""
     scheme, is_uri, _ = uri.partition("://")
+    if holds_user(uri):
+        return HOLDS_USER
     if is_uri and scheme not in SCHEMES:
         hub = "hf://org/name@commit" if kind == "model" else "hf://datasets/org/name@commit/path"
         return (
@@ -120,4 +130,4 @@ def claim_and_path(uri: str) -> tuple[str, str] | None:
 
 def holds_user(address: str) -> bool:
     """Whether a server's address holds a user or password: `https://user:password@host/path`."""
-    return "@" in address.partition("://")[2].partition("/")[0]
+    return bool(re.search(USER_IN_ADDRESS, address))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from evolution.api.locations import SourceKind, mistake
+from evolution.api.locations import HOLDS_USER, SourceKind, holds_user, mistake
 
 GROUP = "selfevolution.io"
 API_VERSION = f"{GROUP}/v1alpha1"
@@ -227,6 +227,12 @@ class Publish(Resource):
     """Folder that receives the adapter as plain PEFT files."""
     select: Literal["Best", "Last"] = "Best"
     """Which round's adapter to publish."""
+
+    @model_validator(mode="after")
+    def _without_keys(self) -> Self:
+        if holds_user(self.uri):
+            raise ValueError(f"uri: {HOLDS_USER}")
+        return self
 
 
 class EvolutionRunSpec(Resource):

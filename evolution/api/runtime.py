@@ -274,6 +274,15 @@ class EvolutionRuntimeSpec(Resource):
     """How long finished Jobs, with their logs, are kept."""
 
     @model_validator(mode="after")
+    def _without_keys(self) -> Self:
+        if holds_user(self.mlflow_uri):
+            raise ValueError(
+                "mlflowURI: holds a user or password; give them as MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in env"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_execution(self) -> Self:
         if self.execution != "Stage":
             if self.shards > 1:

@@ -172,8 +172,9 @@ def test_a_location_that_a_cluster_cannot_reach_is_refused_with_the_way_out(
 def test_a_wrong_run_is_refused_with_field_value_and_remedy(api: Api, changes: Changes, said: list[str]) -> None:
     message = refusal(api, run(changes))
     assert [part for part in said if part not in message] == [], message
-    with pytest.raises(InvalidRun):
+    with pytest.raises(InvalidRun) as refused:
         run_from_object(run(changes))
+    assert "planted" not in message + str(refused.value), "a password is not repeated"
 
 
 @pytest.mark.parametrize(("changes", "said"), WRONG_SCHEDULES, ids=shown)
@@ -188,8 +189,9 @@ def test_a_wrong_schedule_is_refused_with_field_value_and_remedy(api: Api, chang
 def test_a_wrong_runtime_is_refused_with_field_value_and_remedy(api: Api, changes: Changes, said: list[str]) -> None:
     message = refusal(api, runtime(changes))
     assert [part for part in said if part not in message] == [], message
-    with pytest.raises(InvalidRun):
+    with pytest.raises(InvalidRun) as refused:
         runtime_from_object(runtime(changes))
+    assert "planted" not in message + str(refused.value), "a password is not repeated"
 
 
 @pytest.mark.parametrize("body", RIGHT.values(), ids=RIGHT)
