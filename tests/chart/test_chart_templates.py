@@ -157,6 +157,18 @@ def test_rules_and_dashboards_say_what_those_of_the_repository_say(helm3: Helm) 
     }
 
 
+def test_limits_of_run_authors_are_those_of_deploy_with_the_given_ones_over_them(helm3: Helm) -> None:
+    made = helm3.objects("production")
+    (limits,) = (each for each in of_kind(made, "ConfigMap") if each["metadata"]["name"] == "evolution-limits")
+    plain = yaml.safe_load((DEPLOY / "policies" / "limits.yaml").read_text())["data"]
+    assert limits["data"] == plain | {"rounds": "20", "team-a.rounds": "50", "gpuHours": "200"}
+    elsewhere = of_kind(helm3.objects("production", namespace="platform"), "ValidatingAdmissionPolicyBinding")
+    assert {each["spec"]["paramRef"]["namespace"] for each in elsewhere} == {"platform"}
+    for path in (DEPLOY / "policies").glob("*s.yaml"):
+        for policy in of_kind(list(yaml.safe_load_all(path.read_text())), "ValidatingAdmissionPolicy"):
+            assert policy["spec"] in [each["spec"] for each in of_kind(made, "ValidatingAdmissionPolicy")]
+
+
 def test_the_operator_may_talk_to_the_name_service_the_api_server_and_the_store(helm3: Helm) -> None:
     (policy,) = of_kind(helm3.objects("production"), "NetworkPolicy")
     ports = [[port["port"] for port in rule["ports"]] for rule in policy["spec"]["egress"]]
