@@ -16,8 +16,8 @@ WORKLOADS = tuple(
 """Newest version first: older Kueues have only the other one."""
 JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label of a Workload: uid of the Job that it is about."""
-LONGEST_PAUSE = 30.0
-"""Seconds between two questions about the same Jobs: what is missing changes while they wait."""
+LONGEST_PAUSE = 300.0
+"""Seconds between two questions about the same Jobs: what is missing changes, but thousands may wait."""
 ABSENT_SECONDS = 300.0
 """Pause where there is no Kueue, or the operator may not read Workloads."""
 

@@ -136,6 +136,8 @@ def _wait(job: JobRecord, pods: list[PodRecord], queued: Mapping[str, Wait], now
         failed = _last_words([newest])
         if newest.disrupted:
             return Wait("Retrying", "Preempted", f"pod {newest.name} was evicted or preempted; another one follows")
+        if newest.exit_code is None and newest.phase != "Failed":
+            return Wait("Retrying", "WorkerStopping", f"pod {newest.name} is being ended; another one follows")
         reason, message = (failed.reason, failed.message) if failed else ("WorkerDied", _how_it_ended(newest))
         return Wait("Retrying", reason, f"{message}; tried again shortly")
     return None
