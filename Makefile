@@ -87,7 +87,7 @@ BUILDER ?= docker
 BASE_IMAGE ?= docker.io/library/python:3.11-slim
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_FLAGS = --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(VERSION) \
-	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE)
+	--build-arg REVISION=$(shell git rev-parse HEAD) --build-arg SOURCE=$(SOURCE) $(BUILD_FLAGS)
 
 images:
 	$(BUILDER) build -f operator/Dockerfile -t $(REGISTRY)evolution-operator:$(VERSION) $(IMAGE_FLAGS) .
