@@ -292,8 +292,8 @@ def data() -> list[AnyPanel]:
         graph(
             "Coverage and duplicates",
             "Share of the documents with at least one pair, and share of the questions, answered or not, that equal an "
-            "earlier one, of the newest round at each moment. Low coverage: ask for more samples. Duplicates that rise: "
-            "the documents are exhausted; ask for novel questions.",
+            "earlier one, of the newest round at each moment. Low coverage: ask for more samples. Duplicates that "
+            "rise: the documents are exhausted; ask for novel questions.",
             {
                 "coverage": ONE_RUN.newest("round_coverage_ratio"),
                 "duplicates": ONE_RUN.newest("round_duplicates_ratio"),
