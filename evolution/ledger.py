@@ -9,178 +9,58 @@ it holds is *unsettled*; when it ends, that is divided, once and for good: sums 
 counters. Work that a checkpoint has saved is the one thing that is decided later: it is productive once its stage is
 committed, and wasted once nobody wants the stage any more; until then it is unsettled, too. At any time, the classes
 and what is unsettled add up to what is allocated.
-
-The classes follow Google's goodput badput types (ml-goodput-measurement), with one class for each remedy.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Literal, Self, get_args
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal, Self
 
 from evolution.api.run import EvolutionRunSpec
+from evolution.attempt import CLASSES, NEVER, Attempt, EndedAttempt, Milliseconds, Result, add
 from evolution.plan import gate
 from evolution.plan.graph import Graph
 from evolution.plan.manifest import Record
 from evolution.plan.stage import Kind, sha256
-from evolution.plan.tally import Spending, Tally
+from evolution.plan.tally import Spending
 
-Class = Literal["productive", "cold_start_image", "cold_start_model", "io", "checkpoint", "wasted", "idle"]
-CLASSES: tuple[Class, ...] = get_args(Class)
-Result = Literal["succeeded", "retryable", "permanent", "preempted", "lost", "stopped"]
-RESULTS: tuple[Result, ...] = get_args(Result)
-"""How an attempt ended: all committed; failed and worth another try; failed for good; evicted, preempted or
-interrupted; gone without a word; ended by us, because the run was suspended, edited or deleted.
-"""
-
-REMEMBERED_ATTEMPTS = 500
-"""Ended attempts that are kept one by one."""
-CLOCK_MILLISECONDS = 1000
-"""Kubernetes tells whole seconds: a container may have run for so much longer than its times say."""
-
-Milliseconds = dict[Class, int]
+REMEMBERED_ATTEMPTS = 100
+"""Settled attempts that are kept one by one."""
 Verdict = Literal["promoted", "rejected"]
 
 
-class Attempt(Record):
-    """One worker's hold of its GPUs. Times are RFC 3339, empty where there is none (yet)."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Milliseconds that settled attempts add up to."""
 
-    worker: str
-    """Uid of the pod; on a laptop an invented name."""
-    job: str = ""
-    kind: Kind
-    """Of the first stage of its order."""
-    round: int
-    gpus: int
-    queued_at: str
-    """Since when the worker was wanted."""
-    allocated_at: str = ""
-    """When it was given a node, and with it the GPUs."""
-    started_at: str = ""
-    """When its process started: the image was there."""
-    ended_at: str = ""
-    result: Result | None = None
-    """None while it is under way."""
-    tally: Tally | None = None
-    """Its own words; the last ones once it has ended."""
-    fate: Literal["", "Kept", "Abandoned"] = ""
-    """What became of the work that it saved."""
-    settled: bool = False
-    """It has ended, and the ledger's sums contain it."""
-
-    def noting(self, news: Self) -> Self:
-        """With what is new in `news`; what is known stays known, in whatever order news comes in."""
-        if self.ended_at:
-            return self
-        tallies = [tally for tally in (self.tally, news.tally) if tally]
-        update = {
-            "gpus": max(self.gpus, news.gpus),
-            "allocated_at": self.allocated_at or news.allocated_at,
-            "started_at": self.started_at or news.started_at,
-            "ended_at": news.ended_at,
-            "result": news.result,
-            "tally": max(tallies, key=lambda tally: tally.milliseconds, default=None),
-        }
-        return self.model_copy(update=update)
-
-    def held(self, now: datetime) -> int:
-        """Milliseconds for which it has held its GPUs, `now` being used while it is under way."""
-        if not self.allocated_at:
-            return 0
-        if not self.ended_at:
-            return max(_between(self.allocated_at, now), self._committed())
-        return self._image() + self._ran()
-
-    def waited(self, now: datetime) -> int:
-        """Milliseconds for which it waited for a node."""
-        until = self.allocated_at or self.ended_at
-        return max(0, _between(self.queued_at, datetime.fromisoformat(until) if until else now))
-
-    def classes(self) -> dict[Kind, Milliseconds]:
-        """Milliseconds by kind of stage and class, as far as that is settled."""
-        found: dict[Kind, Milliseconds] = {}
-        if not self.allocated_at:
-            return found
-        spent = self._spent()
-        for kind, spending in spent.items():
-            _add(found, kind, "productive", spending.productive)
-            _add(found, kind, "cold_start_model", spending.load)
-            _add(found, kind, "io", spending.io)
-            _add(found, kind, "checkpoint", spending.checkpoint)
-            _add(found, kind, "idle", spending.idle)
-            if self.ended_at:
-                _add(found, kind, "wasted", spending.wasted)
-                if self.fate:
-                    _add(found, kind, "productive" if self.fate == "Kept" else "wasted", spending.saved)
-        if self.ended_at:
-            useful = any(spending.productive or spending.saved for spending in spent.values())
-            rest = self._ran() - sum(spending.milliseconds for spending in spent.values())
-            startup = min(rest, self._startup())
-            _add(found, self.kind, "cold_start_image" if useful else "wasted", self._image())
-            _add(found, self.kind, "cold_start_model" if useful else "wasted", startup)
-            _add(found, self.kind, "idle" if self.result == "succeeded" and useful else "wasted", rest - startup)
-        return found
-
-    @property
-    def saved(self) -> int:
-        """Milliseconds of work that is neither productive nor wasted yet."""
-        if not self.ended_at or not self.allocated_at or self.fate:
-            return 0
-        return sum(spending.saved for spending in self._spent().values())
-
-    def _start(self) -> str:
-        """Its pod's word, or its own if the pod was gone before anybody looked."""
-        return self.started_at or (self.tally.started_at if self.tally else "")
-
-    def _image(self) -> int:
-        return max(0, _between(self.allocated_at, datetime.fromisoformat(self._start() or self.ended_at)))
-
-    def _ran(self) -> int:
-        """Milliseconds from the start of its process to its end, by the times of the pod, or a little more if its own
-        clock, which is finer, says so. What it told of committed stages was counted already, and is always believed.
-        """
-        start, told = self._start(), self._told()
-        ran = max(0, _between(start, datetime.fromisoformat(self.ended_at))) if start else 0
-        return max(ran, min(told, ran + CLOCK_MILLISECONDS), self._committed())
-
-    def _startup(self) -> int:
-        if not (self.tally and self.tally.started_at and self.started_at):
-            return 0
-        return max(0, _between(self.started_at, datetime.fromisoformat(self.tally.started_at)))
-
-    def _told(self) -> int:
-        return self.tally.milliseconds if self.tally else 0
-
-    def _committed(self) -> int:
-        spent = self.tally.spent.values() if self.tally else ()
-        return sum(spending.milliseconds - spending.saved - spending.wasted for spending in spent)
-
-    def _spent(self) -> Mapping[Kind, Spending]:
-        """What it told, cut down where it told of more than there was."""
-        spent = self.tally.spent if self.tally else {}
-        return _cut(spent, self._told() - self._ran()) if self.ended_at else spent
+    classes: dict[Kind, Milliseconds] = field(default_factory=dict)
+    waited: int = 0
+    rounds: dict[int, int] = field(default_factory=dict)
+    """Held, by round."""
 
 
-class Sums(Record):
+@dataclass(frozen=True, slots=True)
+class Totals:
     """What settled attempts add up to."""
 
-    classes: dict[Kind, Milliseconds] = {}
+    gpus: Held = Held()
     """GPU-milliseconds."""
-    results: dict[Kind, dict[Result, int]] = {}
+    workers: Held = Held()
+    """Milliseconds of workers that held no GPU."""
+    results: dict[Kind, dict[Result, int]] = field(default_factory=dict)
     """Number of attempts."""
-    output: dict[Kind, Spending] = {}
+    output: dict[Kind, Spending] = field(default_factory=dict)
     """Tokens, rows and bytes."""
-    waited: int = 0
-    """GPU-milliseconds."""
-    rounds: dict[int, int] = {}
-    """GPU-milliseconds held, by round."""
 
 
 class Ledger(Record):
     """All attempts of a run, and what they add up to."""
 
     attempts: tuple[Attempt, ...] = ()
-    """Oldest first; the newest `REMEMBERED_ATTEMPTS`, and all that are not settled."""
-    sums: Sums = Sums()
+    """Oldest first: under way, or ended with saved work of which nobody knows yet whether it will be used."""
+    settled: tuple[EndedAttempt, ...] = ()
+    """The newest `REMEMBERED_ATTEMPTS` of all others, in the order in which they were settled."""
+    totals: Totals = Totals()
     """Of all settled attempts, those that are no longer kept included."""
     forgotten: tuple[str, ...] = ()
     """Digests of the workers of attempts that are no longer kept, so that none of them is counted twice."""
@@ -190,13 +70,14 @@ class Ledger(Record):
 
     def noting(self, attempts: Iterable[Attempt]) -> Self:
         """With what is known now of these attempts; one that has ended stays as it was."""
+        news = list(attempts)
         known = {attempt.worker: attempt for attempt in self.attempts}
-        forgotten = frozenset(self.forgotten)
-        for attempt in attempts:
+        closed = self.closed(attempt.worker for attempt in news)
+        for attempt in news:
             before = known.get(attempt.worker)
             if before is not None:
                 known[attempt.worker] = before.noting(attempt)
-            elif not forgotten or _digest(attempt.worker) not in forgotten:
+            elif attempt.worker not in closed:
                 known[attempt.worker] = attempt
         return self._with(known.values())
 
@@ -204,7 +85,7 @@ class Ledger(Record):
         """With the fate of saved work decided: `done` are fingerprints of committed stages, `wanted` of others."""
 
         def decided(attempt: Attempt) -> Attempt:
-            if attempt.settled or not attempt.saved or attempt.tally is None:
+            if not attempt.saved or attempt.tally is None:
                 return attempt
             if attempt.tally.unfinished in done:
                 return attempt.model_copy(update={"fate": "Kept"})
@@ -221,6 +102,17 @@ class Ledger(Record):
         settled = self.settling(done, wanted)
         return settled.model_copy(update={"evaluated": {**_evaluated(spec, graph), **self.evaluated}})
 
+    def closed(self, workers: Iterable[str]) -> frozenset[str]:
+        """Those of `workers` whose attempts have ended, attempts that are no longer kept included."""
+        ended = {attempt.worker for attempt in self.ended}
+        forgotten = frozenset(self.forgotten)
+        return frozenset(w for w in workers if w in ended or (forgotten and _digest(w) in forgotten))
+
+    @property
+    def ended(self) -> tuple[EndedAttempt, ...]:
+        """Attempts that have ended, as far as they are kept."""
+        return (*self.settled, *(attempt.ended() for attempt in self.attempts if attempt.ended_at))
+
     @property
     def open(self) -> tuple[Attempt, ...]:
         """Attempts under way."""
@@ -233,11 +125,11 @@ class Ledger(Record):
 
     def gpu_milliseconds(self) -> dict[Kind, Milliseconds]:
         """What is settled, by kind of stage and class."""
-        found = {kind: dict(classes) for kind, classes in self.sums.classes.items()}
-        for attempt in self._apart():
+        found = {kind: dict(classes) for kind, classes in self.totals.gpus.classes.items()}
+        for attempt in self.attempts:
             for kind, classes in attempt.classes().items():
                 for class_, value in classes.items():
-                    _add(found, kind, class_, value * attempt.gpus)
+                    add(found, kind, class_, value * attempt.gpus)
         return found
 
     def by_class(self) -> Milliseconds:
@@ -250,8 +142,8 @@ class Ledger(Record):
 
     def allocated(self, now: datetime) -> int:
         """GPU-milliseconds that all attempts have held so far: what a budget counts."""
-        settled = sum(sum(classes.values()) for classes in self.sums.classes.values())
-        return settled + sum(attempt.held(now) * attempt.gpus for attempt in self._apart())
+        settled = sum(sum(classes.values()) for classes in self.totals.gpus.classes.values())
+        return settled + sum(attempt.held(now) * attempt.gpus for attempt in self.attempts)
 
     def unsettled(self, now: datetime) -> int:
         """GPU-milliseconds that are in no class yet."""
@@ -259,19 +151,19 @@ class Ledger(Record):
 
     def queued(self, now: datetime) -> int:
         """GPU-milliseconds for which GPUs were waited for; they were not held, and are in no class."""
-        return self.sums.waited + sum(attempt.waited(now) * attempt.gpus for attempt in self._apart())
+        return self.totals.gpus.waited + sum(attempt.waited(now) * attempt.gpus for attempt in self.attempts)
 
     def held_in_round(self, now: datetime) -> dict[int, int]:
         """GPU-milliseconds by round; an order of several rounds counts in its first."""
-        found = dict(self.sums.rounds)
-        for attempt in self._apart():
+        found = dict(self.totals.gpus.rounds)
+        for attempt in self.attempts:
             found[attempt.round] = found.get(attempt.round, 0) + attempt.held(now) * attempt.gpus
         return found
 
     def results(self) -> dict[Kind, dict[Result, int]]:
         """Number of ended attempts, by kind of stage and how they ended."""
-        found = {kind: dict(counts) for kind, counts in self.sums.results.items()}
-        for attempt in self._apart():
+        found = {kind: dict(counts) for kind, counts in self.totals.results.items()}
+        for attempt in self.attempts:
             if attempt.result:
                 counts = found.setdefault(attempt.kind, {})
                 counts[attempt.result] = counts.get(attempt.result, 0) + 1
@@ -279,41 +171,46 @@ class Ledger(Record):
 
     def output(self) -> dict[Kind, Spending]:
         """Tokens, rows and bytes of committed stages, by kind."""
-        found = dict(self.sums.output)
-        for attempt in self._apart():
+        found = dict(self.totals.output)
+        for attempt in self.attempts:
             for kind, spending in attempt.tally.spent.items() if attempt.tally else ():
-                found[kind] = found.get(kind, Spending()) + spending
+                found[kind] = found.get(kind, Spending()) + spending.outputs
         return found
 
-    def _apart(self) -> Iterable[Attempt]:
-        """Attempts that the sums do not contain."""
-        return (attempt for attempt in self.attempts if not attempt.settled)
+    def of_workers(self) -> Self:
+        """As if every worker that holds no GPU had one: GPU-milliseconds are milliseconds of such workers there."""
+        without = (attempt for attempt in self.attempts if not attempt.gpus)
+        return self.model_copy(
+            update={
+                "attempts": tuple(attempt.model_copy(update={"gpus": 1}) for attempt in without),
+                "settled": tuple(replace(attempt, gpus=1) for attempt in self.settled if not attempt.gpus),
+                "totals": replace(self.totals, gpus=self.totals.workers),
+            }
+        )
 
     def _with(self, attempts: Iterable[Attempt]) -> Self:
         """With these attempts, those settled that can be, and the oldest ones forgotten."""
         kept = list(attempts)
-        settled = [attempt for attempt in kept if not attempt.settled and attempt.ended_at and not attempt.saved]
-        if settled:
-            new = {attempt.worker for attempt in settled}
-            kept = [a.model_copy(update={"settled": True}) if a.worker in new else a for a in kept]
-        spare = max(len(kept) - REMEMBERED_ATTEMPTS, 0)
-        gone = {attempt.worker for attempt in kept[:spare] if attempt.settled}
+        ready = [attempt for attempt in kept if attempt.ended_at and not attempt.saved]
+        if not ready:
+            return self.model_copy(update={"attempts": tuple(kept)})
+        settled = (*self.settled, *(attempt.ended() for attempt in ready))
+        gone = settled[: max(len(settled) - REMEMBERED_ATTEMPTS, 0)]
+        new = self.model_copy(update={"attempts": tuple(ready)})
         return self.model_copy(
             update={
-                "attempts": tuple(attempt for attempt in kept if attempt.worker not in gone),
-                "sums": Ledger(attempts=tuple(settled), sums=self.sums)._summed() if settled else self.sums,
-                "forgotten": (*self.forgotten, *(_digest(worker) for worker in sorted(gone))),
+                "attempts": tuple(attempt for attempt in kept if not attempt.ended_at or attempt.saved),
+                "settled": settled[len(gone) :],
+                "totals": Totals(new._held(), new.of_workers()._held(), new.results(), new.output()),
+                "forgotten": (*self.forgotten, *(_digest(attempt.worker) for attempt in gone)),
             }
         )
 
-    def _summed(self) -> Sums:
-        never = datetime.max.replace(tzinfo=UTC)  # no attempt is under way
-        return Sums(
+    def _held(self) -> Held:
+        return Held(
             classes=self.gpu_milliseconds(),
-            results=self.results(),
-            output=self.output(),
-            waited=self.queued(never),
-            rounds=self.held_in_round(never),
+            waited=self.queued(NEVER),
+            rounds={round_: held for round_, held in self.held_in_round(NEVER).items() if held},
         )
 
 
@@ -331,27 +228,5 @@ def _evaluated(spec: EvolutionRunSpec, graph: Graph) -> dict[str, Verdict]:
     return found
 
 
-def _add(sums: dict[Kind, Milliseconds], kind: Kind, class_: Class, value: int) -> None:
-    if value:
-        classes = sums.setdefault(kind, {})
-        classes[class_] = classes.get(class_, 0) + value
-
-
-def _between(start: str, end: datetime) -> int:
-    since = datetime.fromisoformat(start)
-    return round((end - since).total_seconds() * 1000)
-
-
 def _digest(worker: str) -> str:
     return sha256(worker.encode())[:16]
-
-
-def _cut(spent: Mapping[Kind, Spending], excess: int) -> Mapping[Kind, Spending]:
-    """Without `excess` milliseconds of what was wasted or saved, as far as that goes."""
-    for name in ("wasted", "saved"):
-        for kind, spending in spent.items():
-            cut = min(excess, getattr(spending, name))
-            if cut > 0:
-                spent = {**spent, kind: spending.model_copy(update={name: getattr(spending, name) - cut})}
-                excess -= cut
-    return spent

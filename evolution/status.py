@@ -17,7 +17,7 @@ from evolution.api.status import (
     Scores,
     State,
 )
-from evolution.ledger import CLASSES
+from evolution.attempt import CLASSES
 from evolution.observation import Active, Failure, Observation, Wait
 from evolution.plan.graph import Graph, Stage
 from evolution.plan.manifest import Manifest

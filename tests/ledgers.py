@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.attempt import Attempt, Result
+from evolution.ledger import Ledger
 from evolution.plan.graph import Graph
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally, spent_on_committed

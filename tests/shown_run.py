@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from simulated import World, finish, make_run
 
 from evolution.api.status import CurrentStage, EvolutionRunStatus, State
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.attempt import Attempt, Result
+from evolution.ledger import Ledger
 from evolution.metrics.run_samples import RunFigures
 from evolution.plan.graph import Stage
 from evolution.plan.stage import Kind

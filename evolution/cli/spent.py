@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evolution.api.status import GpuSeconds
-from evolution.ledger import RESULTS
+from evolution.attempt import RESULTS
 from evolution.report.partition import CLASS_NAMES, RESULT_MEANINGS, Partition, Unsuccessful
 from evolution.report.table import format_seconds
 
@@ -49,8 +49,7 @@ def spent_in_short(seconds: GpuSeconds) -> str:
 
 def _title(shown: Partition) -> str:
     what = "GPU-seconds" if shown.unit == "GPU" else "worker-seconds (no GPU here)"
-    left_out = f"; {shown.forgotten} older attempts are not in it" if shown.forgotten else ""
-    return f"where the time went, in {what}, {format_seconds(shown.held / 1000)} held{left_out}:"
+    return f"where the time went, in {what}, {format_seconds(shown.held / 1000)} held:"
 
 
 def _attempts(shown: Partition) -> Iterator[str]:

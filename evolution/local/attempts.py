@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from evolution.attempt import Attempt, Result
 from evolution.decide import PERMANENT
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.ledger import Ledger
 from evolution.local.worker import LAPTOP
 from evolution.plan.graph import Stage
 from evolution.plan.tally import Tally

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from evolution.api.runtime import EngineSettings
+from evolution.attempt import Attempt
 from evolution.decide import PERMANENT, Plan
-from evolution.ledger import Attempt, Ledger
+from evolution.ledger import Ledger
 from evolution.local.attempts import begun, ended, lost, result_of, tally_in
 from evolution.local.observe import settle
 from evolution.local.places import StoredRun

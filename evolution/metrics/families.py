@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from evolution.api.status import State
-from evolution.ledger import CLASSES, RESULTS
+from evolution.attempt import CLASSES, RESULTS
 from evolution.plan.stage import Kind
 
 Type = Literal["gauge", "counter", "histogram"]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
-from evolution.ledger import CLASSES, RESULTS, Ledger
+from evolution.attempt import CLASSES, RESULTS
+from evolution.ledger import Ledger
 from evolution.metrics import families as f
 from evolution.metrics.families import Family
 from evolution.plan.graph import Graph

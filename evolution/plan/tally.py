@@ -4,14 +4,16 @@ Whole milliseconds, so that sums are exact. Every moment since `started_at` that
 one field of one `Spending`; what comes before and after, only those who hold its GPUs know (`evolution.ledger`).
 """
 
+from dataclasses import asdict, dataclass
 from typing import Self
 
 from evolution.plan.manifest import Manifest, Record, Timings, Usage
 from evolution.plan.stage import Kind
 
 
-class Spending(Record):
-    """Of one worker on stages of one kind."""
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Of one worker on stages of one kind. An operator keeps many of these: they are small."""
 
     productive: int = 0
     """Milliseconds of work on stages (or shares of stages) that this worker committed."""
@@ -38,8 +40,20 @@ class Spending(Record):
     def milliseconds(self) -> int:
         return self.productive + self.load + self.checkpoint + self.io + self.idle + self.saved + self.wasted
 
+    @property
+    def outputs(self) -> "Spending":
+        """What came out alone."""
+        return Spending(
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated_tokens,
+            trained_tokens=self.trained_tokens,
+            kept=self.kept,
+            rejected=self.rejected,
+            bytes=self.bytes,
+        )
+
     def __add__(self, other: "Spending") -> "Spending":
-        mine, its = self.model_dump(), other.model_dump()
+        mine, its = asdict(self), asdict(other)
         return Spending(**{name: value + its[name] for name, value in mine.items()})
 
 

@@ -1,11 +1,12 @@
 """What became of the time that a run held its GPUs for: its ledger, ready to be shown. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from evolution.ledger import CLASSES, RESULTS, Attempt, Class, Ledger, Result
+from evolution.attempt import CLASSES, RESULTS, Class, EndedAttempt, Result
+from evolution.ledger import Ledger
 from evolution.plan.stage import Kind
 
 CLASS_NAMES: Mapping[Class, str] = {
@@ -55,8 +56,6 @@ class Partition:
     """Number of ended attempts."""
     unsuccessful: tuple[Unsuccessful, ...]
     """Of those that the ledger still has one by one; the oldest first."""
-    forgotten: int
-    """Older attempts that are not in the figures: a ledger has worker-seconds of the newest 500 only."""
 
     @property
     def by_class(self) -> dict[Class, int]:
@@ -91,10 +90,11 @@ class Partition:
 
 def partition(ledger: Ledger, now: datetime) -> Partition | None:
     """What `ledger` says at `now`; None if it knows of no attempt, as that of a run of an older version."""
-    if not ledger.attempts and not ledger.forgotten:
+    if not ledger.attempts and not ledger.settled:
         return None
-    on_gpus = any(ledger.sums.classes.values()) or any(attempt.gpus for attempt in ledger.attempts)
-    shown = ledger if on_gpus else _one_gpu_each(ledger)
+    kept = [*(a.gpus for a in ledger.attempts), *(a.gpus for a in ledger.settled)]
+    on_gpus = any(ledger.totals.gpus.classes.values()) or any(kept)
+    shown = ledger if on_gpus else ledger.of_workers()
     found = shown.gpu_milliseconds()
     return Partition(
         unit="GPU" if on_gpus else "worker",
@@ -103,24 +103,23 @@ def partition(ledger: Ledger, now: datetime) -> Partition | None:
         queued=shown.queued(now),
         by_round=shown.held_in_round(now),
         results=ledger.results(),
-        unsuccessful=tuple(_unsuccessful(shown.attempts, now)),
-        forgotten=0 if on_gpus else len(ledger.forgotten),
+        unsuccessful=tuple(
+            _unsuccessful(attempt)
+            for attempt in sorted(shown.ended, key=lambda attempt: datetime.fromisoformat(attempt.ended_at))
+            if attempt.result != "succeeded"
+        ),
     )
 
 
-def _one_gpu_each(ledger: Ledger) -> Ledger:
-    """A worker's second is the GPU-second of a worker with one GPU; all sums are made anew."""
-    return Ledger(attempts=tuple(a.model_copy(update={"gpus": 1, "settled": False}) for a in ledger.attempts))
-
-
-def _unsuccessful(attempts: Iterable[Attempt], now: datetime) -> Iterator[Unsuccessful]:
-    for attempt in attempts:
-        if attempt.result and attempt.result != "succeeded":
-            wasted = sum(classes.get("wasted", 0) for classes in attempt.classes().values())
-            held = attempt.held(now) * attempt.gpus
-            yield Unsuccessful(
-                attempt.ended_at, attempt.round, attempt.kind, attempt.result, held, wasted * attempt.gpus
-            )
+def _unsuccessful(attempt: EndedAttempt) -> Unsuccessful:
+    return Unsuccessful(
+        ended_at=attempt.ended_at,
+        round=attempt.round,
+        kind=attempt.kind,
+        result=attempt.result,
+        held=attempt.held * attempt.gpus,
+        wasted=attempt.wasted * attempt.gpus,
+    )
 
 
 def partition_json(shown: Partition) -> dict[str, Any]:

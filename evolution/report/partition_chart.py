@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup
 
-from evolution.ledger import CLASSES
+from evolution.attempt import CLASSES
 from evolution.report.chart import WIDTH, nice_ticks, text
 from evolution.report.partition import CLASS_NAMES, Partition
 from evolution.report.table import format_seconds

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.attempt import Attempt, EndedAttempt, Result
+from evolution.ledger import Ledger
 from evolution.plan.tally import Tally
 from evolution.plan.worker import ExitCode, Failed, OrderDone, Progress, parse_event
 from evolution_operator.records import JobRecord, PodRecord
@@ -41,11 +42,11 @@ def attempts(
     `gone` are pods that are no more, as they were seen last; `stopped` names those that we made end; `told` is what
     workers last told the store, by name of the pod.
     """
-    closed = {attempt.worker for attempt in ledger.attempts if attempt.ended_at}
     by_name = {job.name: job for job in jobs}
     removed = {pod.name: pod for pod in gone}
     seen = {pod.name: pod for pod in pods} | removed
-    known = list(ledger.attempts)
+    closed = ledger.closed(seen)
+    known: list[Attempt | EndedAttempt] = [*ledger.settled, *ledger.attempts]
     found: list[Attempt] = []
     for pod in sorted(seen.values(), key=lambda pod: (pod.created_at, pod.name)):
         if pod.name in closed or pod.kind is None:
@@ -91,6 +92,7 @@ def lost(attempt: Attempt, told: Progress | None, now: datetime) -> Attempt:
 def progressed_at(ledger: Ledger, told: Iterable[Progress]) -> datetime | None:
     """When a worker last told of progress, or an attempt last began or ended."""
     times = [report.updated_at for report in told]
+    times += [attempt.ended_at for attempt in ledger.settled]
     for attempt in ledger.attempts:
         times += [attempt.allocated_at, attempt.started_at, attempt.ended_at]
     return max((_at(time) for time in times if time), default=None)
@@ -102,7 +104,7 @@ def _ended_at(pod: PodRecord, now: datetime, *, is_gone: bool) -> str:
     return pod.finished_at or _text(now) if is_gone else ""
 
 
-def _queued_at(pod: PodRecord, job: JobRecord | None, known: Iterable[Attempt]) -> str:
+def _queued_at(pod: PodRecord, job: JobRecord | None, known: Iterable[Attempt | EndedAttempt]) -> str:
     """A Job's first pod was wanted when the Job was made; the others follow on one that ended."""
     if job is None or not job.created_at or _at(job.created_at) > _at(pod.created_at):
         return pod.created_at  # the Job is gone, or the next one has its name

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from evolution.ledger import Attempt
+from evolution.attempt import Attempt
 from evolution.plan.graph import unfold
 from evolution_operator.accounting import attempts, fell_silent, lost, own_words
 from evolution_operator.cache import Cache
@@ -49,13 +49,13 @@ class Bookkeeper:
         if missing:
             await self._ask_about_missing(subject, missing, shards)
             noted += [lost(a, memory.told.get(a.worker), memory.missed_at[a.worker]) for a in missing]
+        known = {attempt.worker: attempt for attempt in memory.ledger.attempts}
         memory.ledger = memory.ledger.noting(noted)
-        by_name = {attempt.worker: attempt for attempt in memory.ledger.attempts}
         for attempt in noted:
             if attempt.ended_at:
-                pod = seen.get(attempt.worker)
+                pod, before = seen.get(attempt.worker), known.get(attempt.worker)
                 words = own_words(pod)[1] if pod else "missing"
-                self._witness.ended(key.namespace, by_name.get(attempt.worker, attempt), words)
+                self._witness.ended(key.namespace, before.noting(attempt) if before else attempt, words)
         self._cache.dismiss(key, departed)
         memory.closed = frozenset(pod.name for pod in pods if pod.phase in ("Succeeded", "Failed"))
         memory.fleeting |= any(a.ended_at and a.worker not in memory.closed for a in noted)
@@ -72,7 +72,10 @@ class Bookkeeper:
         pods = self._cache.pods(key)
         open_ = {pod.job for pod in pods if pod.run_uid == memory.uid and pod.name not in memory.closed}
         silent = {pod.job for pod in pods if pod.kind is None}  # made by an earlier version: nothing is told of them
-        ended = Counter(attempt.job for attempt in memory.ledger.attempts if attempt.ended_at)
+        # A Job may have more pods than the ledger remembers.
+        workers = {attempt.worker: attempt.job for attempt in memory.ledger.ended}
+        workers |= {pod.name: pod.job for pod in pods if pod.name in memory.closed}
+        ended = Counter(workers.values())
         jobs = [job for job in self._cache.jobs(key) if job.state == "Complete" and job.owner_uid == memory.uid]
         told = [job for job in jobs if job.name not in open_ and (job.name in silent or ended[job.name] >= job.shards)]
         for job in told:

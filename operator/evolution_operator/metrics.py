@@ -15,7 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from evolution.api.runtime import EvolutionRuntimeSpec, seconds
-from evolution.ledger import RESULTS, Attempt
+from evolution.attempt import RESULTS, Attempt
 from evolution.metrics import families as f
 from evolution.metrics.exposition import RunMetrics, page_of_runs
 from evolution.metrics.families import Family

@@ -10,7 +10,8 @@ from typing import Literal, Protocol
 from evolution.api.run import EvolutionRun
 from evolution.api.runtime import EvolutionRuntimeSpec
 from evolution.api.status import EvolutionRunStatus
-from evolution.ledger import Attempt, Ledger
+from evolution.attempt import Attempt
+from evolution.ledger import Ledger
 from evolution.plan.graph import Graph
 from evolution_operator.records import RunKey
 

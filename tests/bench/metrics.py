@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from shown_run import START, edited, ended_attempt, shown_run
 from told_metrics import Told
 
-from evolution.ledger import RESULTS
+from evolution.attempt import RESULTS
 from evolution.metrics.exposition import RunCollector, RunMetrics
 from evolution.metrics.run_samples import RunFigures, run_samples
 from evolution.plan.stage import Kind

@@ -12,7 +12,8 @@ from recorded import STARTED, Recorded, recorded_run
 from simulated import MINIMAL
 from terminals import Terminal
 
-from evolution.ledger import CLASSES, Attempt, Ledger
+from evolution.attempt import CLASSES, Attempt
+from evolution.ledger import Ledger
 from evolution.local.places import local_id
 from evolution.plan.stage import Kind
 from evolution.store import keys

@@ -10,8 +10,9 @@ from simulated import World, finish, make_run
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus
+from evolution.attempt import Attempt
 from evolution.decide import Plan, decide
-from evolution.ledger import Attempt, Ledger
+from evolution.ledger import Ledger
 from evolution.observation import Active, Failure, Observation
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind

@@ -8,8 +8,9 @@ from simulated import World, make_run
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus, RoundQuality
+from evolution.attempt import Attempt
 from evolution.decide import decide
-from evolution.ledger import Attempt, Ledger
+from evolution.ledger import Ledger
 from evolution.observation import Observation
 from evolution.plan.manifest import Manifest
 from evolution.plan.stage import Kind

@@ -199,7 +199,8 @@ class Laboratory:
 
 def _attempts(folder: Path) -> Mapping[str, int]:
     histories = [json.loads(path.read_bytes()) for path in folder.glob("store/*/runs/*/history.json")]
-    attempts = [attempt for history in histories for attempt in history["ledger"]["attempts"]]
+    ledgers = [history["ledger"] for history in histories]
+    attempts = [attempt for ledger in ledgers for attempt in (*ledger["settled"], *ledger["attempts"])]
     return Counter(f"{attempt['job']} {attempt['result']}" for attempt in attempts)
 
 

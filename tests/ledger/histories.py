@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from evolution.ledger import RESULTS, Attempt
+from evolution.attempt import RESULTS, Attempt
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally
 

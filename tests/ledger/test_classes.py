@@ -7,7 +7,8 @@ import pytest
 from simulated import World, make_run
 
 from evolution import ledger as module
-from evolution.ledger import Attempt, Class, Ledger, Result
+from evolution.attempt import Attempt, Class, Result
+from evolution.ledger import Ledger
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally
 
@@ -124,19 +125,39 @@ def test_a_worker_whose_clock_ran_ahead_has_wasted_so_much_less() -> None:
 
 
 def test_stages_of_several_kinds_in_one_order_count_each_for_its_kind() -> None:
-    both = tally(productive=20).adding(Kind.EVALUATE, Spending(productive=30_000, prompt_tokens=7))
+    came_out = Spending(prompt_tokens=7, generated_tokens=6, trained_tokens=5, kept=4, rejected=3, bytes=2)
+    both = tally(productive=20).adding(Kind.EVALUATE, came_out + Spending(productive=30_000))
     ledger = Ledger().noting([pod(85, tally=both)])
     assert ledger.gpu_milliseconds() == {
         Kind.TRAIN: {"productive": 40_000, "cold_start_image": 40_000, "cold_start_model": 10_000},
         Kind.EVALUATE: {"productive": 60_000},
     }
-    assert ledger.output()[Kind.EVALUATE].prompt_tokens == 7
+    assert ledger.output()[Kind.EVALUATE] == came_out
     assert ledger.results() == {Kind.TRAIN: {"succeeded": 1}}
 
 
 def test_what_an_attempt_held_counts_in_its_round() -> None:
     ledger = Ledger().noting([pod(100), pod(50, worker="other", round=2)])
     assert ledger.held_in_round(NOON) == {1: 2 * 90_000, 2: 2 * 40_000}
+
+
+def test_time_of_workers_without_gpus_is_kept_apart() -> None:
+    both = [pod(100, "lost"), pod(50, "lost", worker="without", gpus=0, round=2)]
+    for ledger in (
+        Ledger().noting(both),
+        Ledger().noting([pod(None), pod(None, worker="without", gpus=0, round=2)]).noting(both),
+    ):
+        assert gpu_seconds(ledger) == {"wasted": 2 * 90}
+        workers = ledger.of_workers()
+        assert gpu_seconds(workers) == {"wasted": 40}
+        assert workers.held_in_round(NOON) == {2: 40_000}
+        assert workers.queued(NOON) == 10_000
+        assert [attempt.worker for attempt in workers.ended] == ["without"]
+
+
+def test_time_of_workers_under_way_without_gpus_is_told_apart() -> None:
+    ledger = Ledger().noting([pod(None), pod(None, worker="without", gpus=0)])
+    assert ledger.of_workers().unsettled(NOON + timedelta(seconds=60)) == 50_000
 
 
 def test_an_end_stays_as_it_was_first_told() -> None:
@@ -161,7 +182,7 @@ def test_an_attempt_that_is_no_longer_kept_still_counts_and_is_not_counted_twice
     monkeypatch.setattr(module, "REMEMBERED_ATTEMPTS", 1)
     first, second = pod(100), pod(100, worker="second")
     ledger = Ledger().noting([first]).noting([second])
-    assert [attempt.worker for attempt in ledger.attempts] == ["second"]
+    assert [attempt.worker for attempt in ledger.settled] == ["second"]
     assert ledger.noting([first]) == ledger
     assert ledger.allocated(NOON) == 2 * 2 * 90_000
 
@@ -187,7 +208,10 @@ def test_the_graph_tells_what_becomes_of_saved_work() -> None:
         pod(100, "preempted", tally(unfinished=STAGE, saved=5), worker="of a stage that nobody wants"),
     ]
     ledger = Ledger().noting(attempts).judging(run.spec, world.graph(run))
-    assert [attempt.fate for attempt in ledger.attempts] == ["", "Abandoned"]
+    assert [attempt.worker for attempt in ledger.settled] == ["of a stage that nobody wants"]
+    assert [attempt.wasted for attempt in ledger.settled] == [65_000]
+    assert [attempt.saved for attempt in ledger.attempts] == [50_000]
     world.run_to_the_end(run)
     ledger = ledger.judging(run.spec, world.graph(run))
-    assert [attempt.fate for attempt in ledger.attempts] == ["Kept", "Abandoned"]
+    assert sorted(attempt.wasted for attempt in ledger.settled) == [15_000, 65_000]
+    assert ledger.gpu_milliseconds()[Kind.TRAIN]["productive"] == 2 * 50_000

@@ -5,7 +5,8 @@ import pytest
 from shown_run import START, edited, ended_attempt, shown_run
 
 from evolution.api.status import EvolutionRunStatus
-from evolution.ledger import CLASSES, Ledger
+from evolution.attempt import CLASSES
+from evolution.ledger import Ledger
 from evolution.metrics import families as f
 from evolution.metrics.exposition import OF_RUNS
 from evolution.metrics.families import Family, label_values
@@ -42,7 +43,7 @@ def test_the_gpu_seconds_of_all_classes_and_what_is_unsettled_are_what_is_alloca
 
 def test_a_run_that_has_just_begun_shows_all_its_counters_at_zero() -> None:
     begun = shown_run(rounds_done=-1)
-    assert not begun.ledger.attempts
+    assert not begun.ledger.ended
     samples = told(begun)
     kinds = ["Prepare", "Generate", "Score", "Train", "Evaluate"]
     assert {samples[series] for series in counters(samples)} == {0}

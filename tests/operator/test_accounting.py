@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from bodies import job_body, pod_body
 
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.attempt import Attempt, Result
+from evolution.ledger import REMEMBERED_ATTEMPTS, Ledger
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally
 from evolution.plan.worker import Failed, OrderDone, Progress
@@ -198,6 +199,13 @@ def test_a_job_that_came_later_by_the_same_name_is_not_the_pods() -> None:
 def test_an_attempt_that_has_ended_is_not_looked_at_again() -> None:
     known = Ledger().noting([attempt_of(ended(message=DONE))])
     assert attempts(known, [], [ended(137, deleting=True)], [], (), {}, NOW) == []
+
+
+def test_an_attempt_that_the_ledger_no_longer_keeps_is_not_looked_at_again() -> None:
+    many = [ended(name=f"pod-{n}", message=DONE) for n in range(REMEMBERED_ATTEMPTS + 5)]
+    known = Ledger().noting(attempts(Ledger(), [], many, [], (), {}, NOW))
+    assert len(known.settled) == REMEMBERED_ATTEMPTS
+    assert attempts(known, [], many, [], (), {}, NOW) == []
 
 
 def test_somebody_elses_pod_is_no_attempt() -> None:

@@ -216,7 +216,7 @@ def test_nothing_that_a_run_held_is_missed_whatever_happens_to_it(
     with operator(cluster, store, tmp_path):
         cluster.until("Complete: *", seconds=60)
         ledger = until_settled(cluster)
-    (gone,) = (attempt for attempt in ledger.attempts if attempt.result == "lost")
+    (gone,) = (attempt for attempt in ledger.ended if attempt.result == "lost")
     assert gone.worker == lost
     (unseen,) = (pod for pod in pods.by_uid.values() if pod["metadata"]["name"] == lost)
     seen = pods.gpu_seconds - held(unseen)

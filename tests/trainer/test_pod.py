@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_a_termination_message_is_whole_json_that_kubernetes_keeps(message: str)
 
 @pytest.mark.parametrize("last", [OrderDone(), Failed(stage="r1-train", code=1, reason="Bug", message="\x00" * 9000)])
 def test_the_longest_tally_fits_into_a_termination_message_whole(last: OrderDone | Failed) -> None:
-    years = Spending(**dict.fromkeys(Spending.model_fields, 10**14))
+    years = Spending(**{one.name: 10**14 for one in fields(Spending)})
     tally = Tally(
         worker="w" * 253,
         started_at="2026-11-21T12:00:00.000Z",

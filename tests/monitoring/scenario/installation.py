@@ -98,7 +98,7 @@ class Scene:
             progressed_at=figures.progressed_at,
         )
         self._metrics.shown(key, shown)
-        for attempt in figures.ledger.attempts:
+        for attempt in story.attempts(self.now):
             if attempt.ended_at and before < datetime.fromisoformat(attempt.ended_at):
                 self._metrics.ended(story.namespace, attempt, "applied" if attempt.tally else "missing")
 

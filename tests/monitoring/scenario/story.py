@@ -10,7 +10,8 @@ from simulated import World, finish, make_run
 
 from evolution.api.run import EvolutionRun
 from evolution.api.status import EvolutionRunStatus, State
-from evolution.ledger import Attempt, Ledger, Result
+from evolution.attempt import Attempt, Result
+from evolution.ledger import Ledger
 from evolution.metrics.run_samples import RunFigures
 from evolution.plan.graph import Graph
 from evolution.plan.stage import Kind
