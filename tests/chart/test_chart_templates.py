@@ -157,6 +157,13 @@ def test_rules_and_dashboards_say_what_those_of_the_repository_say(helm3: Helm) 
     }
 
 
+@pytest.mark.parametrize("values", VALUES)
+def test_what_helm_tests_are_pods_since_it_asks_each_of_them_for_logs(helm3: Helm, values: str) -> None:
+    hooks = [each for each in helm3.objects(values) if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    assert {each["kind"] for each in hooks} == {"Pod"}
+    assert len(hooks) == (2 if values in {"production", "namespaced"} else 1)
+
+
 def test_limits_of_run_authors_are_those_of_deploy_with_the_given_ones_over_them(helm3: Helm) -> None:
     made = helm3.objects("production")
     (limits,) = (each for each in of_kind(made, "ConfigMap") if each["metadata"]["name"] == "evolution-limits")
