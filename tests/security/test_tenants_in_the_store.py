@@ -141,6 +141,7 @@ def test_a_worker_does_all_that_its_stages_need(
     assert artifacts.manifest(first.fingerprint) is None
 
 
+@pytest.mark.slow
 def test_of_32_writers_with_these_keys_exactly_one_wins(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
     tenants.become("team-a", monkeypatch)
     won = race(tenants.store("team-a").uri, "probe/race/", writers=32, rounds=5)
