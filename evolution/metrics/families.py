@@ -94,6 +94,13 @@ RUN_ROUNDS = _family(
 RUN_ROUNDS_SINCE_PROMOTION = _family(
     "Run", "run_rounds_since_promotion", "gauge", RUN, "Evaluated rounds in a row that did not become the best one."
 )
+RUN_ATTEMPTS = _family(
+    "Run",
+    "run_attempts_total",
+    "counter",
+    (*RUN, "result"),
+    "Ended attempts (a worker's hold of its GPUs), by how they ended.",
+)
 RUN_SCORE = _family(
     "Run",
     "run_score_ratio",
@@ -153,13 +160,6 @@ STAGE_GPU_SECONDS = _family(
     "counter",
     (*RUN, "stage", "class"),
     "GPU-seconds that the run held, each in exactly one class, once it is settled which.",
-)
-STAGE_ATTEMPTS = _family(
-    "Stage",
-    "stage_attempts_total",
-    "counter",
-    (*RUN, "stage", "result"),
-    "Ended attempts (a worker's hold of its GPUs), by the first stage of the order and how they ended.",
 )
 STAGE_TOKENS = _family(
     "Stage",
@@ -320,7 +320,7 @@ FAMILIES: tuple[Family, ...] = tuple(value for value in globals().values() if is
 
 _OWN_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     (RUN_ROUNDS.name, "outcome"): OUTCOMES,
-    (STAGE_ATTEMPTS.name, "result"): RESULTS,
+    (RUN_ATTEMPTS.name, "result"): RESULTS,
     (STAGE_SAMPLES.name, "result"): ROWS,
     (STAGE_DURATION_SECONDS.name, "outcome"): RESULTS,
     (ARTIFACT_VERIFY_FAILURES.name, "reason"): VERIFY_REASONS,

@@ -72,7 +72,7 @@ def run_samples(figures: RunFigures) -> Iterator[Sample]:
 
 
 def stage_samples(figures: RunFigures) -> Iterator[Sample]:
-    """The counters by kind of stage, at 0 from the start for every kind that the run's graph has."""
+    """The counters of what stages took and gave, at 0 from the start for every kind that the run's graph has."""
     ledger = figures.ledger
     spent, results, output = ledger.gpu_milliseconds(), ledger.results(), ledger.output()
     planned = {stage.kind for stage in figures.graph.stages}
@@ -83,10 +83,8 @@ def stage_samples(figures: RunFigures) -> Iterator[Sample]:
             continue
         for class_ in CLASSES:
             yield Sample(f.STAGE_GPU_SECONDS, (kind.value, class_), milliseconds.get(class_, 0) / 1000)
-    for kind in kinds:
-        counts = results.get(kind, {})
-        for result in RESULTS:
-            yield Sample(f.STAGE_ATTEMPTS, (kind.value, result), counts.get(result, 0))
+    for result in RESULTS:
+        yield Sample(f.RUN_ATTEMPTS, (result,), sum(counts.get(result, 0) for counts in results.values()))
     for kind in kinds:
         came_out = output.get(kind, Spending())
         tokens = {

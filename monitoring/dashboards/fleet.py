@@ -222,7 +222,7 @@ def flow() -> list[AnyPanel]:
             "Attempts by result",
             f"Attempts (a worker's hold of its GPUs) that ended in the {SETTLING} before each moment. "
             "Retryable, preempted and lost ones come again; permanent ones end their run: see its conditions and logs.",
-            {"{{result}}": RUNS.grown("stage_attempts_total", by="result", window=SETTLING)},
+            {"{{result}}": RUNS.grown("run_attempts_total", by="result", window=SETTLING)},
             NUMBER,
             decimals=0,
             stacked=True,

@@ -227,15 +227,14 @@ def gpu_time() -> list[AnyPanel]:
             width=12,
             decimals=2,
         ),
-        matrix(
-            "Attempts by stage and result",
+        bars(
+            "Attempts by result",
             "How workers' holds of GPUs ended, since the run began. Retryable, preempted and lost ones come again; "
             "stopped: the run was suspended, edited or deleted. Many retries: see the logs, `evolve logs`.",
-            f"max by (stage, result) ({ONE_RUN.metric('stage_attempts_total')})",
+            {"{{result}}": f"max by (result) ({ONE_RUN.metric('run_attempts_total')})"},
             NUMBER,
-            rows="stage",
-            columns="result",
             width=12,
+            decimals=0,
         ),
     ]
 

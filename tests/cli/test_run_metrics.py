@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def seconds(ledger: Ledger) -> Values:
 
 
 def attempts(ledger: Ledger) -> Values:
-    return {(kind.value, r): float(n) for kind, counts in ledger.results().items() for r, n in counts.items() if n}
+    return {(result,): count for result, count in sum(map(Counter, ledger.results().values()), Counter()).items()}
 
 
 class TwoGpus(InventedWorker):
@@ -97,7 +98,7 @@ def test_every_scrape_says_what_the_history_says(place: Workplace, monkeypatch: 
         assert Runner(local, server).run().status.state == "Complete"
     for page, ledger in scraper.seen:
         assert by_labels(page, "evolution_stage_gpu_seconds", "stage", "class") == seconds(ledger)
-        assert by_labels(page, "evolution_stage_attempts", "stage", "result") == attempts(ledger)
+        assert by_labels(page, "evolution_run_attempts", "result") == attempts(ledger)
     last = scraper.seen[-1][1]
     assert sum(last.by_class().values()) > 0
     assert sum(attempts(last).values()) == 11
@@ -150,7 +151,7 @@ def test_a_real_run_is_scraped_while_it_goes_on(place: Workplace) -> None:
             seen.append((page, before))
     assert process.returncode == 0
     for page, ledger in seen:
-        assert by_labels(page, "evolution_stage_attempts", "stage", "result") == attempts(ledger)
+        assert by_labels(page, "evolution_run_attempts", "result") == attempts(ledger)
         assert by_labels(page, "evolution_stage_gpu_seconds", "stage", "class") == seconds(ledger)
     page, ledger = seen[-1]
     tokens = by_labels(page, "evolution_stage_tokens", "stage", "direction")

@@ -47,7 +47,7 @@ def test_a_run_that_has_just_begun_shows_all_its_counters_at_zero() -> None:
     samples = told(begun)
     kinds = ["Prepare", "Generate", "Score", "Train", "Evaluate"]
     assert {samples[series] for series in counters(samples)} == {0}
-    assert [*of(f.STAGE_ATTEMPTS, samples)] == [(k, r) for k in kinds for r in label_values(f.STAGE_ATTEMPTS, "result")]
+    assert [*of(f.RUN_ATTEMPTS, samples)] == [(result,) for result in label_values(f.RUN_ATTEMPTS, "result")]
     assert [*of(f.STAGE_GPU_SECONDS, samples)] == [(kind, class_) for kind in kinds[1:] for class_ in CLASSES]
     assert [*of(f.RUN_ROUNDS, samples)] == [("promoted",), ("rejected",)]
     assert [*of(f.ARTIFACT_BYTES, samples)] == [(kind,) for kind in kinds]
@@ -71,7 +71,15 @@ def test_a_stage_without_gpus_tells_of_those_that_it_held_before() -> None:
 def test_a_stage_that_an_edit_has_removed_keeps_its_counters() -> None:
     before, after = shown_run(), shown_run(spec={"selection": {"strategy": "None"}})
     samples = told(replace(after, ledger=before.ledger))
-    assert of(f.STAGE_ATTEMPTS, samples)["Score", "succeeded"] == 3
+    assert of(f.STAGE_SAMPLES, samples)["Score", "kept"] == of(f.STAGE_SAMPLES, told(before))["Score", "kept"] > 0
+
+
+def test_attempts_are_told_by_how_they_ended_whatever_their_stage() -> None:
+    lost = [ended_attempt(40, Kind.TRAIN, 4, "lost"), ended_attempt(41, Kind.GENERATE, 4, "lost")]
+    before, after = shown_run(), shown_run(more=lost)
+    told_before, told_after = (of(f.RUN_ATTEMPTS, told(one)) for one in (before, after))
+    assert told_after == {**told_before, ("lost",): 2}
+    assert told_before["succeeded",] == sum(sum(of.values()) for of in before.ledger.results().values()) > 0
 
 
 def test_the_phase_is_one_of_all() -> None:

@@ -1,3 +1,4 @@
+import gzip
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -173,6 +174,17 @@ def test_a_run_created_again_begins_at_zero() -> None:
     assert here.runs() == set()
     here.tell(begun())
     assert set(here.series(GPU_SECONDS).values()) == {0}
+
+
+def test_two_hundred_runs_with_every_stage_fit_into_what_a_scrape_may_weigh() -> None:
+    here, run = everything(), shown_run(spec={"selection": {"strategy": "Hard"}})
+    for number in range(200):
+        metadata = run.run.metadata.model_copy(update={"name": f"contracts-{number:04}", "namespace": "team-support"})
+        here.tell(replace(run, run=run.run.model_copy(update={"metadata": metadata})))
+    assert len(here.runs()) == 200
+    page, _ = here.metrics.page("")
+    assert len(page) <= 2 * 2**20
+    assert len(gzip.compress(page, 1)) <= 2**18, "Prometheus asks for it compressed"
 
 
 def test_without_single_runs_namespaces_are_told_and_do_not_fall_when_a_run_is_deleted() -> None:

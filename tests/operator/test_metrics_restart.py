@@ -39,8 +39,8 @@ def value(page: Page, name: str, **labels: str) -> float:
     return sum(v for (of, its), v in page.items() if of == f"evolution_{name}" and labels.items() <= dict(its).items())
 
 
-def result(page: Page, stage: str, ended: str) -> float:
-    return value(page, "stage_attempts_total", stage=stage, result=ended)
+def succeeded(page: Page) -> float:
+    return value(page, "run_attempts_total", result="succeeded")
 
 
 class Installation:
@@ -98,19 +98,22 @@ def test_an_operator_that_is_killed_goes_on_where_it_was(installation: Installat
         installation.create("ops")
         eventually(installation.running, "a worker that hangs")
         installation.edit("ops", suspend=True)
-        before = installation.until("what it did to be shown", lambda page: result(page, "Generate", "succeeded") == 1)
+        before = installation.until(
+            "what it did to be shown",
+            lambda page: value(page, "stage_samples_total", stage="Generate", result="kept") > 0,
+        )
         operator.kill()
     with installation.operator():
         again = installation.until("the run", lambda page: bool(counters(page)))
         installation.edit("ops", suspend=False)
         installation.until("the end", complete("ops"))
         end = installation.until(
-            "the end of the one that hung", lambda page: value(page, "stage_attempts_total", stage="Train") == 2
+            "the end of the one that hung", lambda page: value(page, "run_attempts_total") == succeeded(page) + 1
         )
     assert counters(again) == counters(before)
     for series, earlier in counters(again).items():
         assert end[series] >= earlier, series
-    assert result(end, "Train", "succeeded") == 1
+    assert value(end, "run_attempts_total", result="stopped") == 1
     settled = value(end, "stage_gpu_seconds_total") + value(end, "run_unsettled_gpu_seconds")
     assert settled == pytest.approx(value(end, "run_allocated_gpu_seconds"), abs=0.01)
     assert value(end, "run_info", gpu_class="h100") == 1
@@ -144,8 +147,9 @@ def test_a_run_that_is_deleted_is_gone_and_one_created_again_begins_at_zero(inst
 def test_without_single_runs_there_is_no_name_of_a_run(installation: Installation) -> None:
     with installation.operator("--metrics-per-run", "false"):
         installation.create("ops")
-        page = installation.until("the end", lambda page: value(page, "runs", phase="Complete") == 1)
-    assert value(page, "stage_attempts_total", result="succeeded", namespace="default", run="") > 0
+        installation.until("the end", lambda page: value(page, "runs", phase="Complete") == 1)
+        page = installation.until("its attempts", lambda page: succeeded(page) > 0)
+    assert value(page, "run_attempts_total", result="succeeded", namespace="default", run="") == succeeded(page)
     assert not [labels for _, labels in page if dict(labels).get("run")]
 
 

@@ -81,18 +81,7 @@ RUN: dict[Panel, Answer] = {
     Panel("GPU-hours held and settled", "B"): Answer({"": 9}),
     Panel("GPU-hours held and settled", "C"): _this(0),
     Panel("GPU-hours held and settled", "D"): _this(2 * 15 / 60),
-    Panel("Attempts by stage and result"): Answer(
-        {
-            "succeeded Prepare": 1,
-            "succeeded Generate": 3,
-            "preempted Generate": 1,
-            "retryable Generate": 1,
-            "succeeded Score": 1,
-            "succeeded Evaluate": 1,
-            "succeeded Publish": 1,
-        },
-        Rest(6 * 6 - 7, 0),
-    ),
+    Panel("Attempts by result"): Answer({"succeeded": 7, "preempted": 1, "retryable": 1}, Rest(3, 0)),
     Panel("Tokens"): Answer(
         {
             "prompt Generate": 20_000 + 10_000 + 8000,
