@@ -221,12 +221,12 @@ def test_nothing_that_a_run_held_is_missed_whatever_happens_to_it(
     (unseen,) = (pod for pod in pods.by_uid.values() if pod["metadata"]["name"] == lost)
     seen = pods.gpu_seconds - held(unseen)
     now = datetime.now(UTC)
-    assert ledger.allocated(now) - gone.held(now) * GPUS == seen * 1000
+    assert ledger.allocated(now) - gone.held * GPUS == seen * 1000
     assert ledger.unsettled(now) == 0
     assert ledger.results()[Kind.GENERATE] == {"succeeded": 2}
     assert ledger.results()[Kind.TRAIN] == {"preempted": 1, "stopped": 2, "lost": 1, "succeeded": 1}
     in_vain = sum(held(pod) for pod in pods.of("r1-train")[:3])
-    assert ledger.by_class()["wasted"] == in_vain * 1000 + gone.held(now) * GPUS
+    assert ledger.by_class()["wasted"] == in_vain * 1000 + gone.held * GPUS
 
 
 def evict(cluster: Cluster, pod: Json) -> None:
