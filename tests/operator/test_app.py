@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import yaml
 from controlplane.client import object_path
 from controlplane.plane import ControlPlane
 from controlplane.processes import Port
@@ -23,6 +24,7 @@ from simulated import MINIMAL
 from test_gateway import failing, server, status_body
 
 GROUP = "selfevolution.io/v1alpha1"
+PERMISSIONS = Path(__file__).parents[2] / "deploy" / "namespaced" / "permissions.yaml"
 
 
 @pytest.fixture
@@ -192,14 +194,8 @@ def test_roles_in_one_namespace_suffice_for_an_operator_of_that_namespace(
     control_plane.install_crds()
     api = control_plane.api
     rbac = "rbac.authorization.k8s.io/v1"
-    everything = ["get", "list", "watch", "create", "delete", "patch"]
-    rules = [
-        {"apiGroups": ["selfevolution.io"], "resources": ["evolutionruns", "evolutionruntimes"], "verbs": everything},
-        {"apiGroups": ["selfevolution.io"], "resources": ["evolutionruns/status"], "verbs": ["patch"]},
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": everything},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": everything},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-    ]
+    permissions = yaml.safe_load_all(PERMISSIONS.read_text())
+    (rules,) = (body["rules"] for body in permissions if body["kind"] == "Role")
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}}
     role = {"apiVersion": rbac, "kind": "Role", "metadata": {"name": "operator"}, "rules": rules}
     binding = {
