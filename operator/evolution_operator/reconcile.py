@@ -49,6 +49,9 @@ RECALL_SECONDS = 2.0
 RECALL_PAUSE = 0.25
 """… one after the other."""
 
+CLOCK_TOLERANCE = timedelta(seconds=2)
+"""Kubernetes tells whole seconds, and nodes have clocks of their own."""
+
 log = logging.getLogger(__name__)
 
 
@@ -148,14 +151,22 @@ class Reconciler:
             return None
         if self._concluded.get(key) != record.uid:
             # Without anybody to show it to, a run is recalled only if the last of its workers had not ended.
-            unsettled = previous.state == "Complete" and previous.gpu_seconds.unsettled > 0
             ended_at = datetime.fromisoformat(record.ended_at) if record.ended_at else None
+            unsettled = previous.state == "Complete" and previous.gpu_seconds.unsettled > 0
+            unsettled = unsettled or self._outlasted(record, ended_at)
             if unsettled or (ended_at and self._witness.wants(key, ended_at)):
                 turn = self._now() + timedelta(seconds=RECALL_SECONDS + RECALL_PAUSE * len(self._recalls))
                 left = (self._recalls.setdefault(key, turn) - self._now()).total_seconds()
                 return left if left > 0 else None
         self._let_go(record)
         return 0.0
+
+    def _outlasted(self, record: RunRecord, ended_at: datetime | None) -> bool:
+        """Whether a worker of the run ended after the run did, so that the history may not have its end."""
+        return ended_at is not None and any(
+            not pod.finished_at or datetime.fromisoformat(pod.finished_at) >= ended_at - CLOCK_TOLERANCE
+            for pod in self._cache.pods(record.key)
+        )
 
     def _let_go(self, record: RunRecord) -> None:
         """Of a run that has ended nothing is kept in mind."""

@@ -141,6 +141,7 @@ class Laboratory:
                     self._wait(client, namespace, proxy, stop_when_killed=False)
                 elif position is None:
                     self._wait(client, namespace, proxy, stop_when_killed=False)
+                self._wait_for_ledger(folder)
             finally:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -172,6 +173,12 @@ class Laboratory:
             if not stop_when_killed:
                 time.sleep(0.02)
         return False
+
+    def _wait_for_ledger(self, folder: Path) -> None:
+        """Until the history knows how every attempt ended: the last one may end after the run does."""
+        ends = time.monotonic() + self.seconds
+        while time.monotonic() < ends and any(attempt.endswith(" None") for attempt in _attempts(folder)):
+            time.sleep(0.02)
 
     def _outcome(self, found: Body, run: Body, proxy: KillingProxy, folder: Path) -> Outcome:
         jobs = [
