@@ -6,11 +6,13 @@ changed since; whoever decides again on the same facts arrives at the same name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from evolution.api.runtime import seconds
 from evolution.api.schedule import EvolutionSchedule, EvolutionScheduleStatus, ScheduleCondition
+from evolution.api.status import transition_time
+from evolution.api.times import rfc3339
 from evolution.plan.stage import canonical_json, sha256
 
 TOLERATED_FAILURES = 2
@@ -25,6 +27,8 @@ REFUSALS = ("RunRefused", "RunNameTaken")
 """Reasons why a run could not be created."""
 
 RunState = Literal["Active", "Complete", "Failed"]
+ConditionType = Literal["Ready", "Stalled", "SourcesVisible"]
+ConditionStatus = Literal["True", "False", "Unknown"]
 
 
 @dataclass(frozen=True)
@@ -287,13 +291,13 @@ class _Case:
             conditions=self.conditions(bool(active)),
             active=active,
             last_run=start.name if start else self.last_run,
-            last_schedule_time=_text(slot) if slot else None,
-            next_schedule_time=_text(seen.next) if seen.next and not self.spec.suspend else None,
-            last_look_time=_text(seen.now) if seen.sight else previous.last_look_time,
+            last_schedule_time=rfc3339(slot) if slot else None,
+            next_schedule_time=rfc3339(seen.next) if seen.next and not self.spec.suspend else None,
+            last_look_time=rfc3339(seen.now) if seen.sight else previous.last_look_time,
             last_documents_digest=documents,
             last_evaluation_digest=evaluation,
             last_successful_run=complete.name if complete else previous.last_successful_run,
-            last_successful_time=_text(self.ended_at(complete)) if complete else previous.last_successful_time,
+            last_successful_time=rfc3339(self.ended_at(complete)) if complete else previous.last_successful_time,
             failures_in_a_row=self.failures,
             last_handled_retry_at=previous.last_handled_retry_at if self.spec.suspend else seen.retry_requested_at,
         )
@@ -308,7 +312,7 @@ class _Case:
         if self.pause_until and self.last_ended:
             message = (
                 f"{self.failures} runs in a row have failed, the last one, {self.last_ended.name}, with "
-                f"{self.last_ended.summary!r}; none is started before {_text(self.pause_until)}, unless annotation "
+                f"{self.last_ended.summary!r}; none is started before {rfc3339(self.pause_until)}, unless annotation "
                 "selfevolution.io/retry-requested-at of the schedule gets a new value"
             )
             return "RunsFail", message, True
@@ -332,60 +336,44 @@ class _Case:
     def sources_visible(self) -> ScheduleCondition:
         sight = self.seen.sight
         if sight:
-            status: Literal["True", "False"] = "False" if sight.reason else "True"
-            return self.condition("SourcesVisible", status, sight.reason or "Seen", sight.message)
+            return self.condition(
+                "SourcesVisible", "False" if sight.reason else "True", sight.reason or "Seen", sight.message
+            )
         message = "they are looked at when a run is to be started"
         known = self.previous.condition("SourcesVisible")
         return known or self.condition("SourcesVisible", "Unknown", "NotLookedAt", message)
 
-    def condition(
-        self,
-        type_: Literal["Ready", "Stalled", "SourcesVisible"],
-        status: Literal["True", "False", "Unknown"],
-        reason: str,
-        message: str,
-    ) -> ScheduleCondition:
-        known = self.previous.condition(type_)
-        since = known.last_transition_time if known and known.status == status else _text(self.seen.now)
-        return ScheduleCondition(
-            type=type_,
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=since,
-            observed_generation=self.seen.generation,
-        )
+    def condition(self, type_: ConditionType, status: ConditionStatus, reason: str, message: str) -> ScheduleCondition:
+        return _condition(self.seen, type_, status, reason, message)
 
 
 def refused_status(seen: Seen, reason: str, message: str) -> EvolutionScheduleStatus:
     """Of a schedule that cannot be what it says."""
-    known = {condition.type: condition for condition in seen.previous.conditions}
-
-    def condition(type_: Literal["Ready", "Stalled"], status: Literal["True", "False"]) -> ScheduleCondition:
-        old = known.get(type_)
-        since = old.last_transition_time if old and old.status == status else _text(seen.now)
-        return ScheduleCondition(
-            type=type_,
-            status=status,
-            reason=reason,
-            message=message,
-            last_transition_time=since,
-            observed_generation=seen.generation,
-        )
-
     update = {
         "observed_generation": seen.generation,
         "summary": f"Stalled: {reason}",
-        "conditions": (condition("Ready", "False"), condition("Stalled", "True")),
+        "conditions": (
+            _condition(seen, "Ready", "False", reason, message),
+            _condition(seen, "Stalled", "True", reason, message),
+        ),
         "next_schedule_time": None,
     }
     return seen.previous.model_copy(update=update)
 
 
+def _condition(
+    seen: Seen, type_: ConditionType, status: ConditionStatus, reason: str, message: str
+) -> ScheduleCondition:
+    return ScheduleCondition(
+        type=type_,
+        status=status,
+        reason=reason,
+        message=message,
+        last_transition_time=transition_time(seen.previous.condition(type_), status, seen.now),
+        observed_generation=seen.generation,
+    )
+
+
 def _times(text: str | None) -> tuple[datetime, ...]:
     """None or one."""
     return (datetime.fromisoformat(text),) if text else ()
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

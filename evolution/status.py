@@ -16,6 +16,7 @@ from evolution.api.status import (
     RunProgress,
     Scores,
     State,
+    transition_time,
 )
 from evolution.attempt import CLASSES
 from evolution.observation import Active, Failure, Observation, Wait
@@ -187,18 +188,12 @@ def _outcome_message(graph: Graph) -> str:
 def _timed(claims: Iterable[Claim], seen: Observation) -> Iterable[Condition]:
     for type_, holds, reason, message in claims:
         status: Literal["True", "False"] = "True" if holds else "False"
-        before = seen.previous.condition(type_)
-        since = (
-            before.last_transition_time
-            if before and before.status == status
-            else seen.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        )
         yield Condition(
             type=type_,
             status=status,
             reason=reason,
             message=message,
-            last_transition_time=since,
+            last_transition_time=transition_time(seen.previous.condition(type_), status, seen.now),
             observed_generation=seen.generation,
         )
 

@@ -1,9 +1,12 @@
 """The status of an `EvolutionRun`: what `kubectl get` and `evolve status --json` show."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
+from evolution.api.times import rfc3339
 
 State = Literal["Pending", "Queued", "Running", "Suspended", "Complete", "Failed"]
 ConditionType = Literal[
@@ -34,6 +37,11 @@ class Condition(StatusPart):
     """RFC 3339, UTC; kept while `status` stays the same."""
     observed_generation: int = 0
     """Generation of the spec that the condition speaks of."""
+
+
+def transition_time(before: Condition | None, status: str, now: datetime) -> str:
+    """When a condition came to have `status`: it keeps its time while it stays the same."""
+    return before.last_transition_time if before and before.status == status else rfc3339(now)
 
 
 class CurrentStage(StatusPart):

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from evolution.api.times import rfc3339
 from evolution.attempt import Attempt, Result
 from evolution.decide import PERMANENT
 from evolution.ledger import Ledger
@@ -18,7 +19,7 @@ from evolution.store.base import ObjectStore
 
 def begun(worker: str, number: int, stage: Stage, at: datetime) -> Attempt:
     """The order for `stage`; `number` is unique among the orders of the worker with this name."""
-    now = _rfc3339(at)
+    now = rfc3339(at, "milliseconds")
     return Attempt(
         worker=f"{worker}-{number}",
         job=stage.fingerprint or "",
@@ -33,7 +34,7 @@ def begun(worker: str, number: int, stage: Stage, at: datetime) -> Attempt:
 
 def ended(attempt: Attempt, result: Result, tally: Tally | None) -> Attempt:
     """Now."""
-    return _ended(attempt, _rfc3339(datetime.now(UTC)), result, tally)
+    return _ended(attempt, rfc3339(datetime.now(UTC), "milliseconds"), result, tally)
 
 
 def result_of(failed: Failed) -> Result:
@@ -86,7 +87,3 @@ def _last_progress(attempt: Attempt, run: str, store: ObjectStore) -> Progress |
 def _ended(attempt: Attempt, end: str, result: Result, tally: Tally | None) -> Attempt:
     gpus = tally.gpus if tally else 0
     return attempt.model_copy(update={"ended_at": end, "result": result, "tally": tally, "gpus": gpus})
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,10 +1,11 @@
 """From the pods of a run to attempts of its ledger: what held GPUs, since when, and how it ended. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from pydantic import ValidationError
 
+from evolution.api.times import rfc3339
 from evolution.attempt import Attempt, EndedAttempt, Result
 from evolution.ledger import Ledger
 from evolution.plan.tally import Tally
@@ -82,7 +83,7 @@ def lost(attempt: Attempt, told: Progress | None, now: datetime) -> Attempt:
     """An open attempt whose pod vanished while nobody looked: it ended with its last word, or has just been missed."""
     return attempt.model_copy(
         update={
-            "ended_at": told.updated_at if told and told.updated_at else _text(now),
+            "ended_at": told.updated_at if told and told.updated_at else rfc3339(now, "milliseconds"),
             "result": "lost",
             "tally": told.tally if told and told.tally else attempt.tally,
         }
@@ -100,8 +101,8 @@ def progressed_at(ledger: Ledger, told: Iterable[Progress]) -> datetime | None:
 
 def _ended_at(pod: PodRecord, now: datetime, *, is_gone: bool) -> str:
     if pod.phase in ("Succeeded", "Failed"):
-        return pod.finished_at or _text(now)
-    return pod.finished_at or _text(now) if is_gone else ""
+        return pod.finished_at or rfc3339(now, "milliseconds")
+    return pod.finished_at or rfc3339(now, "milliseconds") if is_gone else ""
 
 
 def _queued_at(pod: PodRecord, job: JobRecord | None, known: Iterable[Attempt | EndedAttempt]) -> str:
@@ -135,7 +136,3 @@ def _result(pod: PodRecord, job: JobRecord | None, *, is_stopped: bool) -> Resul
 
 def _at(time: str) -> datetime:
     return datetime.fromisoformat(time)
-
-
-def _text(now: datetime) -> str:
-    return now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

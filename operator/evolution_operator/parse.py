@@ -132,7 +132,7 @@ def job_record(body: Body) -> JobRecord:
         fingerprint=_text(annotations.get(FINGERPRINT)),
         stages=_stages(_text(annotations.get(STAGES))),
         recipe=intern(_text(annotations.get(RECIPE))),
-        shards=_number(annotations.get(SHARDS), 1, MOST_SHARDS),
+        shards=number(annotations.get(SHARDS), 1, MOST_SHARDS),
         runtime_digest=intern(_text(annotations.get(RUNTIME_DIGEST))),
         state=state,
         deleting="deletionTimestamp" in meta,
@@ -173,9 +173,9 @@ def pod_record(body: Body) -> PodRecord:
         run_uid=intern(_text(annotations.get(RUN_UID))),
         kind=_KINDS.get(_text(annotations.get(KIND))),
         fingerprint=intern(_text(annotations.get(FINGERPRINT))),
-        round=_number(labels.get(ROUND), 0, MOST_ROUNDS),
-        gpus=_number(annotations.get(GPUS), 0, MOST_GPUS),
-        shards=_number(annotations.get(SHARDS), 1, MOST_SHARDS),
+        round=number(labels.get(ROUND), 0, MOST_ROUNDS),
+        gpus=number(annotations.get(GPUS), 0, MOST_GPUS),
+        shards=number(annotations.get(SHARDS), 1, MOST_SHARDS),
         scheduled_at=_text(_condition(status, "PodScheduled").get("lastTransitionTime")),
     )
 
@@ -183,6 +183,16 @@ def pod_record(body: Body) -> PodRecord:
 def runtime_key(kind: str, namespace: str, name: str) -> RuntimeKey:
     """Key of the runtime that a run in `namespace` names by kind and name."""
     return _runtime_key(kind, "" if kind == "ClusterEvolutionRuntime" else namespace, name)
+
+
+def number(value: object, otherwise: int, most: int) -> int:
+    """What a label or annotation counts; `otherwise` where it is no number from 0 to `most`.
+
+    Anybody who may create objects writes these, and what is counted here costs every run of the operator.
+    """
+    text = _text(value)
+    found = int(text) if _NUMBER.fullmatch(text) else otherwise
+    return found if found <= most else otherwise
 
 
 # Thousands of Jobs and pods share few runs and stages: equal keys are one object.
@@ -217,13 +227,6 @@ def _text(value: object) -> str:
 def _generation(meta: Mapping[str, Any]) -> int:
     generation = meta.get("generation")
     return generation if isinstance(generation, int) else 0
-
-
-def _number(value: object, otherwise: int, most: int) -> int:
-    # Anybody who may create Jobs or pods writes these, and what is counted here costs every run of the operator.
-    text = _text(value)
-    number = int(text) if _NUMBER.fullmatch(text) else otherwise
-    return number if number <= most else otherwise
 
 
 def _json(value: object) -> bytes:
@@ -304,5 +307,5 @@ def _index(meta: Mapping[str, Any]) -> int:
     for field in ("annotations", "labels"):
         value = _mapping(meta.get(field)).get(_INDEX)
         if value is not None:
-            return _number(value, 0, MOST_SHARDS - 1)
+            return number(value, 0, MOST_SHARDS - 1)
     return 0

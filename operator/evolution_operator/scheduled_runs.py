@@ -6,7 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evolution.api.run import API_VERSION
+from evolution.api.times import rfc3339
 from evolution.schedule import ScheduledRun, Start
+from evolution_operator.parse import number
 from evolution_operator.records import RunRecord, ScheduleRecord
 
 SCHEDULE_LABEL = "selfevolution.io/schedule"
@@ -15,6 +17,7 @@ SCHEDULED_AT = "selfevolution.io/scheduled-at"
 """Annotation of runs: the time of the schedule that they are for, in RFC 3339; of no others."""
 FAILURES_BEFORE = "selfevolution.io/failures-before"
 """Annotation of runs: how many runs of the schedule had failed in a row when they were started."""
+MOST_FAILURES = 1_000_000
 
 
 def run_body(record: ScheduleRecord, template: Mapping[str, Any], start: Start) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def run_body(record: ScheduleRecord, template: Mapping[str, Any], start: Start) 
     spec = template["spec"]
     annotations = {**(metadata.get("annotations") or {}), FAILURES_BEFORE: str(start.failures_before)}
     if start.slot:
-        annotations[SCHEDULED_AT] = start.slot.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        annotations[SCHEDULED_AT] = rfc3339(start.slot)
     owner = {
         "apiVersion": API_VERSION,
         "kind": "EvolutionSchedule",
@@ -53,7 +56,6 @@ def scheduled_run(record: RunRecord) -> ScheduledRun:
     body = json.loads(record.body)
     annotations = body["metadata"].get("annotations") or {}
     spec, slot = body.get("spec") or {}, annotations.get(SCHEDULED_AT)
-    before = str(annotations.get(FAILURES_BEFORE, ""))
     return ScheduledRun(
         name=record.key.name,
         uid=record.uid,
@@ -64,7 +66,7 @@ def scheduled_run(record: RunRecord) -> ScheduledRun:
         documents=str((spec.get("documents") or {}).get("revision", "")),
         evaluation=str((spec.get("evaluation") or {}).get("revision", "")),
         slot=_moment(slot),
-        failures_before=int(before) if before.isdigit() else 0,
+        failures_before=number(annotations.get(FAILURES_BEFORE), 0, MOST_FAILURES),
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
+from evolution.api.times import rfc3339
 from evolution.metrics.exposition import RunMetrics, RunText, run_text
 from evolution_operator.records import RunKey, RunRecord
 
@@ -87,7 +88,7 @@ class ShownRuns:
 
     def not_shown(self, runs: Iterable[RunRecord]) -> dict[NotShown, int]:
         """Number of the other ones among `runs`, by reason."""
-        long_ago = (self._now() - self._kept).strftime("%Y-%m-%dT%H:%M:%SZ")
+        long_ago = rfc3339(self._now() - self._kept)
         found: dict[NotShown, int] = {"cap": 0, "ended": 0, "unread": 0}
         for run in runs:
             if run.key in self._entries:

@@ -96,6 +96,34 @@ def test_only_who_waits_for_a_process_asks_how_it_ended(bench: Bench, monkeypatc
     assert not other.asked.is_set(), "of two that ask, the system tells one nothing: the process would seem lost"
 
 
+class Killed:
+    """A process whose files are closed already, and of which the system tells the end to those only who wait for it."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.sentinel, end = os.pipe()
+        os.close(end)
+        self.exitcode: int | None = None
+
+    def start(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    def join(self, timeout: float | None = None) -> None:  # noqa: ARG002
+        self.exitcode = -signal.SIGKILL
+
+
+def test_one_whose_connection_breaks_a_moment_before_its_end_is_named_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=lambda **_: Killed()))
+    monkeypatch.setattr(ranks, "_group", lambda *_: nullcontext())
+    plan: Any = SimpleNamespace(scratch=bench.folder, processes=2)
+    with pytest.raises(StageFailed, match="was killed by signal 9"), ranks.Ranks(bench.session, plan):
+        raise RuntimeError("Connection closed by peer")
+
+
 @pytest.mark.slow
 def test_one_that_dies_ends_the_stage_and_is_named_with_its_signal(bench: Bench) -> None:
     failure = interrupted(bench, signal.SIGKILL)

@@ -3,10 +3,11 @@
 import os
 from typing import NamedTuple
 
+from evolution.api.times import rfc3339
 from evolution.plan.stage import Kind
 from evolution.plan.tally import Spending, Tally, spent_in_vain
 from evolution_trainer.checkpoint import Checkpoints
-from evolution_trainer.timing import Clock, rfc3339, visible_gpus
+from evolution_trainer.timing import Clock, visible_gpus
 
 WORKER = "EVOLUTION_WORKER"
 """Name of this worker among all."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import BinaryIO
 
+from evolution.api.times import rfc3339
 from evolution.plan.manifest import Record
 from evolution.plan.tally import Tally
 from evolution.plan.worker import Progress
 from evolution.store import keys
 from evolution.store.base import ObjectStore, StoreError
-from evolution_trainer.timing import rfc3339
 
 PIPE_INTERVAL = 0.2
 """Seconds between two progress events."""

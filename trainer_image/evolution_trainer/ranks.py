@@ -35,6 +35,8 @@ SILENCE = 1800.0
 """Seconds that processes wait for each other, at the start and in every step."""
 SORROW = 30.0
 """Seconds after the loss of a process until the others are ended from outside, if they have not noticed by then."""
+PROOF = 5.0
+"""Seconds that a process whose silence has just been noticed has to be seen ending."""
 NO_MEMORY = 99
 """Exit code of a process that had not enough of it."""
 
@@ -93,7 +95,10 @@ class Ranks:
         lost: Exception | None = None
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             # Most likely what the loss of another looks like from here.
-            wait([other.sentinel for other in self._others], timeout=1.0)
+            ending = wait([other.sentinel for other in self._others], timeout=PROOF)
+            for other in self._others:
+                if other.sentinel in ending:
+                    other.join(PROOF)  # its files close a moment before the system says how it ended
             lost = next((self._lost(n, other) for n, other in enumerate(self._others, 1) if other.exitcode), None)
             if lost is None and re.search("timed? ?out", str(error), re.IGNORECASE):
                 name = f"one of the {self._task.plan.processes} processes that train together"

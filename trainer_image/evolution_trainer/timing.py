@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from evolution.api.times import rfc3339
 from evolution.plan.manifest import Artifact, Timings
 from evolution.store.artifacts import Artifacts
 from evolution.store.base import ObjectStore
@@ -64,7 +65,7 @@ class Clock:
     def timings(self) -> Timings:
         """So far."""
         spent = {activity: round(seconds, 3) for activity, seconds in self.seconds.items()}
-        started_at = rfc3339(self.began, "seconds")
+        started_at = rfc3339(self.began)
         return Timings(started_at=started_at, total=round(sum(spent.values()), 3), **spent, gpus=visible_gpus())
 
     @contextmanager
@@ -139,7 +140,3 @@ def process_age() -> float:
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - int(stat[19]) / os.sysconf("SC_CLK_TCK"))
     except (OSError, AttributeError):  # not Linux
         return 0.0
-
-
-def rfc3339(moment: datetime, precision: str) -> str:
-    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
