@@ -51,7 +51,10 @@ class Compute(Record):
     endpoint: str = ""
     """Base URL of an OpenAI-compatible API, for the engine of that name."""
     processes: int = Field(default=0, ge=0)
-    """Processes that train together; 0 is one for every GPU of the worker."""
+    """Processes of one worker that train together; 0 is one for every GPU that it has."""
+    nodes: int = Field(default=1, ge=1)
+    """Workers that train together, each on its node; each is told its index and the first one's address by its
+    environment."""
     gradient_checkpointing: bool = False
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     """Seconds between two checkpoints."""
