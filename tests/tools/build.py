@@ -61,6 +61,7 @@ SOURCES = {
     "helm4": Source("helm4", "helm.sh/helm/v4/cmd/helm"),
     "flux-health": Source("flux", "."),
     "kueue": Source("kueue", "sigs.k8s.io/kueue/cmd/kueue"),
+    "jobset": Source("jobset", "sigs.k8s.io/jobset"),
     "workflow-controller": Source("argo", "github.com/argoproj/argo-workflows/v3/cmd/workflow-controller"),
 }
 TESTS = (

@@ -21,7 +21,7 @@ from controlplane.processes import Port, Server, answers
 from controlplane.waiting import eventually
 from tools.build import binary
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parent / "tools"
 Configuration = dict[str, Any]
 Urls = Callable[[str], Configuration]
 """From the path of a webhook to how the API server reaches it."""
@@ -33,19 +33,14 @@ CONVERTED = ("localqueues", "clusterqueues", "cohorts", "workloads", "multikueue
 @contextmanager
 def kueue(plane: ControlPlane, folder: Path) -> Iterator[None]:
     """Kueue, which holds the Jobs that name one of its queues."""
-    ports = {name: Port() for name in ("webhooks", "health")}
+    ports = _ports()
     certificate, urls = _webhooks(folder, ports["webhooks"])
     source = _source("kueue", "sigs.k8s.io/kueue") / "config" / "components"
     definitions = [_converted(body, urls) for body in _bodies(*sorted((source / "crd" / "bases").glob("*.yaml")))]
     configuration = {
         "apiVersion": "config.kueue.x-k8s.io/v1beta2",
-        "kind": "Configuration",
+        **_configuration(ports, certificate),
         "namespace": "kueue-system",
-        "health": {"healthProbeBindAddress": f"127.0.0.1:{ports['health'].number}"},
-        "metrics": {"bindAddress": "0"},
-        "webhook": {"host": "127.0.0.1", "port": ports["webhooks"].number, "certDir": str(certificate.file.parent)},
-        "leaderElection": {"leaderElect": False},
-        "internalCertManagement": {"enable": False},
         "integrations": {"frameworks": ["batch/job"]},
     }
     # It reads the certificate of its metrics from a fixed place in /etc: it gets an /etc of its own.
@@ -63,6 +58,36 @@ def kueue(plane: ControlPlane, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def jobset(plane: ControlPlane, folder: Path) -> Iterator[None]:
+    """JobSet, which makes the Jobs of a JobSet and the Service by whose name their pods find each other."""
+    ports = _ports()
+    certificate, urls = _webhooks(folder, ports["webhooks"])
+    source = _source("jobset", "sigs.k8s.io/jobset") / "config" / "components"
+    definitions = _bodies(*sorted((source / "crd" / "bases").glob("*.yaml")))
+    configuration = {"apiVersion": "config.jobset.x-k8s.io/v1alpha1", **_configuration(ports, certificate)}
+    command = [str(binary("jobset")), f"--kubeconfig={plane.kubeconfig}"]
+    with _running("jobset", plane, folder, command, configuration, definitions, ports):
+        _register(plane, "jobset", source / "webhook" / "manifests.yaml", urls, ("jobset.x-k8s.io",))
+        yield
+
+
+def _ports() -> dict[str, Port]:
+    return {name: Port() for name in ("webhooks", "health")}
+
+
+def _configuration(ports: dict[str, Port], certificate: Certificate) -> Configuration:
+    """What these controllers are told in the same words."""
+    return {
+        "kind": "Configuration",
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{ports['health'].number}"},
+        "metrics": {"bindAddress": "0"},
+        "webhook": {"host": "127.0.0.1", "port": ports["webhooks"].number, "certDir": str(certificate.file.parent)},
+        "leaderElection": {"leaderElect": False},
+        "internalCertManagement": {"enable": False},
+    }
+
+
+@contextmanager
 def _running(
     name: str,
     plane: ControlPlane,
@@ -74,8 +99,8 @@ def _running(
 ) -> Iterator[None]:
     _apply(plane, definitions)
     for body in definitions:
-        name = body["metadata"]["name"]
-        eventually(partial(_established, plane, name), f"the API server serving {name}")
+        kind = body["metadata"]["name"]
+        eventually(partial(_established, plane, kind), f"the API server serving {kind}")
     file = folder / "configuration.json"
     file.write_text(json.dumps(configuration))
     for port in ports.values():
