@@ -1,6 +1,7 @@
 """A pod's status as a kubelet reports it, from the states of its containers."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Literal
 
 from controlplane.client import Json
@@ -45,8 +46,8 @@ def pod_status(pod: Json, phase: Phase, states: Mapping[str, Json], *, started: 
         "phase": phase,
         "startTime": started,
         "hostIP": "127.0.0.1",
-        "podIP": "127.0.0.1",
-        "podIPs": [{"ip": "127.0.0.1"}],
+        "podIP": _address(pod),
+        "podIPs": [{"ip": _address(pod)}],
         "conditions": [
             {"type": "Initialized", "status": "False" if phase == "Pending" else "True", **condition},
             {"type": "Ready", "status": ready, **why, **condition},
@@ -57,6 +58,12 @@ def pod_status(pod: Json, phase: Phase, states: Mapping[str, Json], *, started: 
     if spec.get("initContainers"):
         status["initContainerStatuses"] = [_container(container, states) for container in spec["initContainers"]]
     return status
+
+
+def _address(pod: Json) -> str:
+    """An invented one of its own: its processes are on loopback, where endpoints must not be."""
+    one, two, three = sha256(pod["metadata"]["uid"].encode()).digest()[:3]
+    return f"10.{128 | one}.{two}.{three}"
 
 
 def _container(container: Json, states: Mapping[str, Json]) -> Json:

@@ -4,7 +4,7 @@ What Jobs of the operator need is done as a kubelet does it: environment, volume
 termination messages, graceful deletion, eviction, logs. Every pod is treated as one with restartPolicy Never, and
 a container runs its `command`: images are never pulled. Nothing is isolated: securityContext, resources and
 read-only file systems are accepted and ignored, and mount paths are replaced as `pod_volumes` says. A pod that has its
-service account's token is told so by KUBECONFIG.
+service account's token is told so by KUBECONFIG; one with a subdomain knows its peers as `peer_names` says.
 
 `python -m controlplane.process_kubelet KUBECONFIG FOLDER NODE...`, in tests/, runs one until it is interrupted.
 """
@@ -24,6 +24,7 @@ from controlplane.client import UNAVAILABLE, Api, ApiError, Json
 from controlplane.container_environment import NotConfigured, Sources, command, environment
 from controlplane.kubelet import Kubelet, Node, Pods, now, until_interrupted
 from controlplane.kubelet_port import KubeletPort
+from controlplane.peer_names import peer_names
 from controlplane.pod_status import MESSAGE_BYTES, Phase, pod_status, running, terminated, waiting
 from controlplane.pod_volumes import Volumes
 from controlplane.processes import start_child
@@ -95,6 +96,8 @@ class ProcessPod(threading.Thread):
         self._environments: dict[str, dict[str, str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started_at: dict[str, str] = {}
+        self._before: list[str] = []
+        """Words before the command of each of its programs."""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._deleted = False
@@ -105,7 +108,8 @@ class ProcessPod(threading.Thread):
             phase = self._lost()
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            phase = self._live()
+            with peer_names(self._pods.api, self._pod, self._folder / "hosts") as self._before:
+                phase = self._live()
         self._report(phase)
         if self._deleted:
             self._pods.remove(self._pod)
@@ -201,7 +205,7 @@ class ProcessPod(threading.Thread):
         scratch, account = mounts.get("/tmp"), mounts.get(SERVICE_ACCOUNT)
         variables = {
             "HOME": str(self._folder),
-            "HOSTNAME": self._pod["metadata"]["name"],
+            "HOSTNAME": self._pod["spec"].get("hostname") or self._pod["metadata"]["name"],
             **({"TMPDIR": str(scratch)} if scratch else {}),
             **({"KUBECONFIG": str(self._kubeconfig(account))} if account else {}),
             **self._image_environment,
@@ -212,7 +216,7 @@ class ProcessPod(threading.Thread):
             raise OSError(f'exec: "{words[0]}": executable file not found in $PATH')
         with self._log(container).open("ab") as log:
             return start_child(
-                [program, *words[1:]],
+                [*self._before, program, *words[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
