@@ -9,8 +9,8 @@ from evolution.api.status import EvolutionRunStatus
 from evolution.decide import Plan, RunEvent
 from evolution.ledger import Ledger
 from evolution_operator.cache import Cache
-from evolution_operator.events import event_body
-from evolution_operator.gateway import EVENTS, RUNS, AlreadyExists, Conflict, Gateway, GatewayError, NotFound
+from evolution_operator.events import tell
+from evolution_operator.gateway import RUNS, Conflict, Gateway, NotFound
 from evolution_operator.knowledge import Knowledge
 from evolution_operator.merge_patch import merge_patch
 from evolution_operator.observe import Situation
@@ -68,12 +68,7 @@ class Reporter:
             await self.tell(record, event)
 
     async def tell(self, record: RunRecord, event: RunEvent) -> None:
-        try:
-            await self._gateway.create(EVENTS, record.key.namespace, event_body(record, event, self._now()))
-        except AlreadyExists:
-            pass
-        except GatewayError as error:  # an Event is worth no retry
-            log.warning("%s/%s: the Event %r is lost: %s", *record.key, event.message, error)
+        await tell(self._gateway, record, event, self._now())
 
     async def write_history(self, subject: Subject, plan: Plan, jobs: Situation) -> float | None:
         """At once when the state changes or the last worker of a run that has halted has ended, else now and then;

@@ -16,9 +16,11 @@ from pydantic import ValidationError
 from evolution.api.errors import InvalidRun
 from evolution.api.load import schedule_from_object
 from evolution.api.schedule import EvolutionSchedule, EvolutionScheduleStatus
+from evolution.decide import RunEvent
 from evolution.schedule import Decision, ScheduledRun, Seen, Start, decide, refused_status
 from evolution_operator.cache import Cache
 from evolution_operator.cron import NoSuchTime, last_and_next
+from evolution_operator.events import tell
 from evolution_operator.gateway import RUNS, SCHEDULES, AlreadyExists, Conflict, Forbidden, Gateway, Invalid, NotFound
 from evolution_operator.intake import Intake
 from evolution_operator.merge_patch import merge_patch
@@ -171,7 +173,18 @@ class Schedules:
         self._cache.upsert(schedule_record(written))
         if before.get("summary") != status.summary:
             log.info("%s/%s: %s", key.namespace, key.name, status.summary)
+        if stall := _new_stall(_status_of(body), status):
+            await tell(self._gateway, record, stall, self._now())
         return None
+
+
+def _new_stall(before: EvolutionScheduleStatus, after: EvolutionScheduleStatus) -> RunEvent | None:
+    """What somebody has to do something about since now: for another reason than before, or of another spec."""
+    was, now = before.condition("Stalled"), after.condition("Stalled")
+    if now is None or now.status != "True":
+        return None
+    known = was and (was.status, was.reason, was.observed_generation) == ("True", now.reason, now.observed_generation)
+    return None if known else RunEvent("Warning", now.reason, now.message)
 
 
 def _owns(schedule: ScheduleRecord, run: RunRecord) -> bool:

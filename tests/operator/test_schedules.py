@@ -93,6 +93,19 @@ class Team:
 
         return eventually(complete, f"{name} being complete")
 
+    def warnings(self, name: str) -> list[tuple[str, str]]:
+        """Reason and note of the Events about a schedule, the oldest first."""
+        events = self.api.get(object_path("events", namespace=self.namespace, group="events.k8s.io/v1"))["items"]
+        about = [e for e in events if (e["regarding"]["kind"], e["regarding"]["name"]) == ("EvolutionSchedule", name)]
+        assert {event["type"] for event in about} <= {"Warning"}
+        return [(e["reason"], e["note"]) for e in sorted(about, key=lambda e: str(e["eventTime"]))]
+
+    def until_warned(self, name: str, reason: str) -> None:
+        """Events come after the status."""
+        eventually(
+            lambda: any(reason == warned for warned, _ in self.warnings(name)), f"an Event {reason} about {name}"
+        )
+
     def until_training(self) -> None:
         eventually(lambda: (self.namespace, "r1-train") in self.fates.seen, "a training")
 
@@ -189,6 +202,26 @@ def test_a_run_that_fails_does_not_stack_up_and_the_next_one_comes_with_new_docu
 
 
 @pytest.mark.usefixtures("operator")
+def test_events_tell_what_somebody_has_to_do_something_about(control_plane: ControlPlane, team: Team) -> None:
+    team.apply("manuals", {"schedule": "0 0 30 2 *"})
+    team.until_warned("manuals", "InvalidSpec")
+    unreadable = failed(ExitCode.BAD_INPUT, "DocumentInvalid", "cannot be read")
+    team.fates.next(team.namespace, "r1-train", unreadable, unreadable, unreadable)
+    team.edit("manuals", {"schedule": "", "onChange": {}})
+    for failures in (1, 2):
+        eventually(lambda: team.schedule("manuals")["status"].get("failuresInARow") == failures)  # noqa: B023
+        team.look("manuals")
+    team.until("manuals", "Stalled: RunsFail")
+    team.until_warned("manuals", "RunsFail")
+
+    (wrong, never), (fail, row) = team.warnings("manuals")
+    assert (wrong, fail) == ("InvalidSpec", "RunsFail")
+    assert never.startswith("spec.schedule: '0 0 30 2 *' names no time that there is")
+    assert row.startswith("3 runs in a row have failed")
+    assert "3 runs in a row" in control_plane.kubectl("describe", "evs", "manuals", "--namespace", team.namespace)
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_change_replaces_the_run_under_way_and_none_while_the_schedule_is_suspended(team: Team) -> None:
     team.fates.next(team.namespace, "r1-train", HANG)
     team.apply("manuals", {"onChange": {}, "concurrencyPolicy": "Replace"})
@@ -238,8 +271,11 @@ def test_what_the_operator_may_not_list_is_named_with_the_right_that_it_lacks(
     with running_operator(control_plane.kubeconfig, store, tmp_path, *only, environment=stranger):
         team.apply("manuals", {"onChange": {}})
         schedule = team.until("manuals", "Stalled: SourcesNotVisible")
+        team.until_warned("manuals", "SourcesNotVisible")
+        team.look("manuals")
     message = next(c["message"] for c in schedule["status"]["conditions"] if c["type"] == "SourcesVisible")
     assert f"spec.runTemplate.spec.documents.uri: s3://{team.bucket}/manuals" in message
     assert "their policy has to allow s3:ListBucket there" in message
+    assert team.warnings("manuals") == [("SourcesNotVisible", message)], "however often it looks"
     assert kstatus(schedule) == "Failed"
     assert team.runs() == {}
