@@ -29,6 +29,8 @@ RESERVED_VARIABLES = (
     "EVOLUTION_CLAIMS",
     "EVOLUTION_GRACE_SECONDS",
     "EVOLUTION_SHARD_INDEX",
+    "EVOLUTION_NODE_INDEX",
+    "EVOLUTION_LEADER",
     "EVOLUTION_WORKER",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -113,6 +115,14 @@ class Resources(Resource):
         return self
 
 
+class TrainResources(Resources):
+    """What each worker of a training gets."""
+
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Workers that train together, each with these resources; more than one are a JobSet, whose controller the cluster
+    needs."""
+
+
 class StageResources(Resource):
     """Resources of single kinds of stage, instead of `resources`."""
 
@@ -122,8 +132,8 @@ class StageResources(Resource):
     """Writing questions and answers."""
     score: Resources | None = None
     """Scoring pairs."""
-    train: Resources | None = None
-    """Training the adapter."""
+    train: TrainResources | None = None
+    """Training the adapter, on one node or on several."""
     evaluate: Resources | None = None
     """Answering the evaluation set."""
     publish: Resources | None = None
@@ -272,6 +282,11 @@ class EvolutionRuntimeSpec(Resource):
     """Time that a worker gets to save its work when it is stopped."""
     finished_job_ttl: Annotated[Duration, Field(alias="finishedJobTTL")] = "24h"
     """How long finished Jobs, with their logs, are kept."""
+
+    @property
+    def nodes(self) -> int:
+        """Workers that train together."""
+        return self.stages.train.nodes if self.stages.train else 1
 
     @model_validator(mode="after")
     def _without_keys(self) -> Self:

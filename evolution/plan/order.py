@@ -62,11 +62,12 @@ class Compute(Record):
     mlflow_uri: str = ""
 
 
-def compute_for(run: EvolutionRun, runtime: EvolutionRuntimeSpec) -> Compute:
-    """How the workers of `run` compute on a cluster."""
+def compute_for(run: EvolutionRun, runtime: EvolutionRuntimeSpec, kind: Kind) -> Compute:
+    """How the workers of `run` compute on a cluster in an order whose first stage is of that kind."""
     return Compute(
         engine=runtime.engine.name,
         endpoint=runtime.engine.endpoint,
+        nodes=runtime.nodes if kind is Kind.TRAIN else 1,
         gradient_checkpointing=runtime.gradient_checkpointing,
         checkpoint_seconds=seconds(runtime.checkpoint_interval),
         reporters=run.spec.training.reporters,

@@ -116,7 +116,7 @@ async def _work(
     metrics.begins(queue)
     logger.info("working with %s in %s: %s", gateway.server, _scope(settings), _counts(cache))
 
-    watched = watched_kinds(settings.namespaces)
+    watched = watched_kinds(settings.namespaces, resync.absent)
     registry = watch_registry(intake, watched, watch_news)
     add_liveness(registry, queue, intake, resync)
     # kopf takes over the signals, and on its way out waits 5 s for the task that waits for this flag.

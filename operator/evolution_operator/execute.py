@@ -10,11 +10,23 @@ from evolution.observation import Wait
 from evolution.plan.dispatch import Batch, batches, make_order
 from evolution.plan.order import compute_for
 from evolution_operator.cache import Cache
-from evolution_operator.gateway import JOBS, PODS, AlreadyExists, Forbidden, Gateway, Invalid
+from evolution_operator.gateway import (
+    JOBS,
+    JOBSETS,
+    PODS,
+    AlreadyExists,
+    Forbidden,
+    Gateway,
+    Invalid,
+    NotFound,
+    Resource,
+)
 from evolution_operator.jobs import build_job, runtime_digest
+from evolution_operator.jobsets import build_jobset
 from evolution_operator.knowledge import Knowledge
 from evolution_operator.observe import Situation, hung_pods
-from evolution_operator.parse import job_record
+from evolution_operator.parse import Body, job_record, jobset_record
+from evolution_operator.records import JobKind, JobRecord
 from evolution_operator.report import Reporter
 from evolution_operator.showing import Witness
 from evolution_operator.subject import Hindered, Subject
@@ -24,11 +36,20 @@ POD_SECURITY = "would violate PodSecurity"
 AGAIN_SECONDS = 30.0
 """Pause before something is tried again that somebody else has to mend, or may have."""
 
+KINDS: Mapping[JobKind, tuple[Resource, Callable[[Body], JobRecord]]] = {
+    "Job": (JOBS, job_record),
+    "JobSet": (JOBSETS, jobset_record),
+}
+
 log = logging.getLogger(__name__)
 
 
 class ForeignJob(Exception):
     """A Job of somebody else has the name that one of ours needs."""
+
+
+class NoJobSets(Exception):
+    """The cluster has no JobSets."""
 
 
 class Executor:
@@ -108,13 +129,14 @@ class Executor:
         if job is None or job.deleting:
             return
         subject.memory.stopped |= {pod.name for pod in self._cache.pods(key) if pod.job == name}
+        resource, _ = KINDS[job.kind]
         try:
-            await self._gateway.delete(JOBS, key.namespace, name, job.uid)
+            await self._gateway.delete(resource, key.namespace, name, job.uid)
         except (Forbidden, Invalid) as error:
-            wait = Wait("Blocked", "JobNotDeleted", f"Job {name} cannot be deleted: {error}")
+            wait = Wait("Blocked", "JobNotDeleted", f"{job.kind} {name} cannot be deleted: {error}")
             raise Hindered(wait, AGAIN_SECONDS) from error
         self._cache.mark_deleting(key.namespace, name, job.uid)
-        log.info("%s/%s: deleted Job %s", key.namespace, key.name, name)
+        log.info("%s/%s: deleted %s %s", key.namespace, key.name, job.kind, name)
 
     async def replace_hung(self, subject: Subject, runtime: EvolutionRuntime) -> None:
         """Delete pods whose worker hangs; their Job makes another one, and counts an attempt."""
@@ -139,6 +161,8 @@ class Executor:
                 created = True
             except ForeignJob as error:
                 refused = Wait("Blocked", "JobNameTaken", str(error))
+            except NoJobSets as error:
+                refused = Wait("Blocked", "JobSetNotInstalled", str(error))
             except (Forbidden, Invalid) as error:
                 refused = Wait("Blocked", "JobRefused", f"{batch.first.id}: {error}")
         return created, refused
@@ -153,33 +177,43 @@ class Executor:
             plan.graph,
             batch,
             shards=runtime.spec.shards,
-            compute=compute_for(subject.run, runtime.spec),
+            compute=compute_for(subject.run, runtime.spec, batch.first.kind),
         )
-        body = build_job(subject.run, subject.record.uid, runtime.spec, batch, order, self._environment)
+        kind: JobKind = "JobSet" if order.compute.nodes > 1 else "Job"
+        resource, record = KINDS[kind]
+        build = build_jobset if kind == "JobSet" else build_job
+        body = build(subject.run, subject.record.uid, runtime.spec, batch, order, self._environment)
         name = body["metadata"]["name"]
         warnings: list[str] = []
         try:
-            made = await self._gateway.create(JOBS, key.namespace, body, warnings.append)
+            made = await self._gateway.create(resource, key.namespace, body, warnings.append)
         except AlreadyExists:
-            found = await self._gateway.get(JOBS, key.namespace, name)
+            found = await self._gateway.get(resource, key.namespace, name)
             if found is None:
                 return  # gone meanwhile: its DELETED event brings us back
-            standing = job_record(found)
+            standing = record(found)
             if standing.owner_uid != subject.record.uid and (standing.run != key or not standing.owner_uid):
                 raise ForeignJob(
-                    f"Job {name} is not this run's; it is in the way until somebody deletes it: "
-                    f"kubectl -n {key.namespace} delete job {name}"
+                    f"{kind} {name} is not this run's; it is in the way until somebody deletes it: "
+                    f"kubectl -n {key.namespace} delete {kind.lower()} {name}"
                 ) from None
             # Of an earlier run of that name: the garbage collector removes it, and its DELETED event brings us back.
             self._cache.upsert(standing)
             if standing.owner_uid == subject.record.uid and standing.state in ("Complete", "Failed"):
                 await self._delete_job(subject, name)
             return
-        self._cache.upsert(job_record(made))
-        log.info("%s/%s: created Job %s", key.namespace, key.name, name)
+        except NotFound as error:
+            if kind == "Job":
+                raise
+            raise NoJobSets(
+                f"stages.train.nodes of the runtime is {order.compute.nodes}, and several nodes need JobSet "
+                "(jobset.x-k8s.io/v1alpha2), which this cluster does not have; have it installed, or give 1"
+            ) from error
+        self._cache.upsert(record(made))
+        log.info("%s/%s: created %s %s", key.namespace, key.name, kind, name)
         for warning in warnings:
             if POD_SECURITY in warning:
-                message = f"Job {name} may get no pod, as namespace {key.namespace} admits none like it: {warning}"
+                message = f"{kind} {name} may get no pod, as namespace {key.namespace} admits none like it: {warning}"
                 if runtime.spec.cache.host_path:
                     message += "; a runtime for it has a claim in cache.claimName, and no cache.hostPath"
                 await self._reporter.tell(subject.record, RunEvent("Warning", "PodsNotAdmitted", message))

@@ -49,6 +49,7 @@ CLUSTER_RUNTIMES = Resource(
     "apis/selfevolution.io/v1alpha1", "clusterevolutionruntimes", "ClusterEvolutionRuntime", namespaced=False
 )
 JOBS = Resource("apis/batch/v1", "jobs", "Job")
+JOBSETS = Resource("apis/jobset.x-k8s.io/v1alpha2", "jobsets", "JobSet")
 PODS = Resource("api/v1", "pods", "Pod")
 EVENTS = Resource("apis/events.k8s.io/v1", "events", "Event")
 LEASES = Resource("apis/coordination.k8s.io/v1", "leases", "Lease")

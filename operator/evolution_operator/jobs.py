@@ -43,8 +43,11 @@ def run_id(name: str, uid: str) -> str:
     return f"{name}-{uid[:8]}"
 
 
-def job_name(run: str, batch: Batch, shards: int = 1) -> str:
-    """`<run>-r<round>-<stage>-<fingerprint8>`: the same stage of the same run has the same Job, whoever creates it."""
+def job_name(run: str, batch: Batch, appended: int = 0) -> str:
+    """`<run>-r<round>-<stage>-<fingerprint8>`: the same stage of the same run has the same Job, whoever creates it.
+
+    Short enough for what Kubernetes appends to it, which has so many characters.
+    """
     first = batch.first
     if batch.execution == "Run":
         what = "run"
@@ -53,7 +56,7 @@ def job_name(run: str, batch: Batch, shards: int = 1) -> str:
     else:
         what = "publish" if first.kind is Kind.PUBLISH else first.id
     suffix = f"-{what}-{batch.fingerprint[:8]}"
-    longest = LONGEST_NAME - len(suffix) - (len(f"-{shards - 1}") if shards > 1 else 0)
+    longest = LONGEST_NAME - len(suffix) - appended
     return run[:longest].rstrip("-") + suffix
 
 
@@ -102,7 +105,7 @@ def build_job(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(meta.name, batch, order.shards),
+            "name": job_name(meta.name, batch, len(f"-{order.shards - 1}") if order.shards > 1 else 0),
             "namespace": meta.namespace,
             "labels": labels | ({QUEUE_LABEL: queue} if queue else {}),
             "annotations": annotations,

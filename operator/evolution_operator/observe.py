@@ -118,17 +118,22 @@ def hung_pods(
 
 def _wait(job: JobRecord, pods: list[PodRecord], queued: Mapping[str, Wait], now: datetime) -> Wait | None:
     if job.state == "Suspended":
-        return queued.get(job.uid) or Wait("Queued", "QuotaPending", f"Job {job.name} is suspended: it waits for quota")
+        unknown = Wait("Queued", "QuotaPending", f"{job.kind} {job.name} is suspended: it waits for quota")
+        return queued.get(job.uid) or unknown
     if not pods:
         if _age(job.created_at, now) < NO_POD_AFTER:
             return None
-        why = f"kubectl -n {job.run.namespace} describe job {job.name}"
+        why = f"kubectl -n {job.run.namespace} describe {job.kind.lower()} {job.name}"
         return Wait(
-            "Queued", "NoPod", f"Job {job.name} has no pod yet (a quota, an admission policy?); {why} tells why"
+            "Queued", "NoPod", f"{job.kind} {job.name} has no pod yet (a quota, an admission policy?); {why} tells why"
         )
-    if any(pod.phase == "Running" and not pod.deleting for pod in pods):
-        return None
     newest = max(pods, key=lambda pod: (pod.created_at, pod.name))
+    if any(pod.phase == "Running" and not pod.deleting for pod in pods):
+        # Nodes that train together wait for the last of them.
+        stuck = [pod for pod in pods if pod.phase == "Pending" and pod.waiting_reason]
+        if job.kind == "Job" or not stuck:
+            return None
+        newest = stuck[0]
     if newest.phase == "Pending" and newest.waiting_reason:
         kind = newest.waiting_reason
         return Wait("Queued" if kind == "Unschedulable" else "Blocked", kind, newest.waiting_message or kind)
@@ -146,14 +151,14 @@ def _wait(job: JobRecord, pods: list[PodRecord], queued: Mapping[str, Wait], now
 def _failure(job: JobRecord, pods: list[PodRecord], failed: Failed | None, now: datetime) -> Failure:
     at = datetime.fromisoformat(job.finished_at) if job.finished_at else now
     if job.reason == "DeadlineExceeded":
-        message = f"Job {job.name} took longer than the runtime's deadlines.stage allows"
+        message = f"{job.kind} {job.name} took longer than the runtime's deadlines.stage allows"
         return Failure(count=1, code=ExitCode.LIMIT, reason="DeadlineExceeded", message=message, at=at)
     if failed is not None:
         return Failure(count=1, code=failed.code, reason=failed.reason, message=failed.message, at=at)
     ended = [pod for pod in pods if pod.exit_code]
     if not ended:
         return Failure(count=1, code=1, reason=job.reason or "JobFailed", message=f"{job.name}: {job.message}", at=at)
-    last = max(ended, key=lambda pod: pod.finished_at)
+    last = max(ended, key=_blame)
     message = f"{_how_it_ended(last)}; its log: kubectl logs {last.name}"
     return Failure(count=1, code=last.exit_code or 1, reason="WorkerDied", message=message, at=at)
 
@@ -168,13 +173,18 @@ def _how_it_ended(pod: PodRecord) -> str:
 
 def _last_words(pods: Iterable[PodRecord]) -> Failed | None:
     """What the worker that failed last said before it ended."""
-    for pod in sorted(pods, key=lambda pod: pod.finished_at, reverse=True):
+    for pod in sorted(pods, key=_blame, reverse=True):
         if pod.phase == "Failed" and pod.message:
             try:
                 return Failed.model_validate_json(pod.message)
             except ValidationError:
                 return None
     return None
+
+
+def _blame(pod: PodRecord) -> tuple[bool, str]:
+    """Orders pods of a Job that failed: those that only ended with another one do not tell why."""
+    return pod.exit_code not in (ExitCode.STORE_UNAVAILABLE, ExitCode.PREEMPTED), pod.finished_at
 
 
 def _age(at: str, now: datetime) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from sys import intern
 from typing import Any
@@ -20,6 +20,7 @@ from evolution_operator.records import (
     RUNTIME_DIGEST,
     SHARDS,
     STAGES,
+    JobKind,
     JobRecord,
     JobState,
     PodPhase,
@@ -40,7 +41,7 @@ MOST_SHARDS, MOST_GPUS, MOST_ROUNDS = 256, 64, 1000
 """What the API allows; a label or annotation that says more is somebody else's."""
 _NUMBER = re.compile("[0-9]{1,9}")
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_JOB_NAMES = ("batch.kubernetes.io/job-name", "job-name")
+_JOB_NAMES = ("jobset.sigs.k8s.io/jobset-name", "batch.kubernetes.io/job-name", "job-name")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 _KINDS: Mapping[str, Kind] = {kind.value: kind for kind in Kind}
@@ -52,6 +53,9 @@ _ENDINGS: tuple[tuple[str, JobState], ...] = (
     ("SuccessCriteriaMet", "Complete"),
     ("Complete", "Complete"),
 )
+_JOBSET_ENDINGS: tuple[tuple[str, JobState], ...] = (("Failed", "Failed"), ("Completed", "Complete"))
+# The one rule of its failure policy that ends a JobSet by itself is for Jobs that were under way for too long.
+_JOBSET_REASONS = {"FailJobSetFailurePolicyAction": "DeadlineExceeded"}
 _ENDED: frozenset[PodPhase] = frozenset({"Succeeded", "Failed"})
 _PHASES: Mapping[str, PodPhase] = {
     "Pending": "Pending",
@@ -119,15 +123,25 @@ def runtime_record(body: Body) -> RuntimeRecord:
 
 
 def job_record(body: Body) -> JobRecord:
+    return _job_record(body, "Job", _ENDINGS)
+
+
+def jobset_record(body: Body) -> JobRecord:
+    return _job_record(body, "JobSet", _JOBSET_ENDINGS)
+
+
+def _job_record(body: Body, kind: JobKind, endings: Sequence[tuple[str, JobState]]) -> JobRecord:
     meta = _mapping(body.get("metadata"))
     annotations = _mapping(meta.get("annotations"))
-    state, condition = _job_state(body)
+    state, condition = _job_state(body, endings)
+    reason = _text(condition.get("reason"))
     ended = state in ("Complete", "Failed")
     return JobRecord(
         run=_run_key(_text(meta.get("namespace")), _text(_mapping(meta.get("labels")).get(RUN_LABEL))),
         name=intern(_text(meta.get("name"))),
         uid=_text(meta.get("uid")),
         resource_version=_text(meta.get("resourceVersion")),
+        kind=kind,
         owner_uid=intern(_text(_owner(meta).get("uid"))),
         fingerprint=_text(annotations.get(FINGERPRINT)),
         stages=_stages(_text(annotations.get(STAGES))),
@@ -136,7 +150,7 @@ def job_record(body: Body) -> JobRecord:
         runtime_digest=intern(_text(annotations.get(RUNTIME_DIGEST))),
         state=state,
         deleting="deletionTimestamp" in meta,
-        reason=intern(_text(condition.get("reason"))),
+        reason=intern(_JOBSET_REASONS.get(reason, reason) if kind == "JobSet" else reason),
         message=intern(_text(condition.get("message"))),
         created_at=_text(meta.get("creationTimestamp")),
         finished_at=_text(condition.get("lastTransitionTime")) if ended else "",
@@ -256,13 +270,13 @@ def _job_owner(meta: Mapping[str, Any]) -> str:
     return _text(owner.get("name")) if owner.get("kind") == "Job" else ""
 
 
-def _job_state(body: Body) -> tuple[JobState, Mapping[str, Any]]:
+def _job_state(body: Body, endings: Sequence[tuple[str, JobState]]) -> tuple[JobState, Mapping[str, Any]]:
     conditions = {
         _text(condition.get("type")): condition
         for condition in _mappings(_mapping(body.get("status")).get("conditions"))
         if condition.get("status") == "True"
     }
-    for type_, state in _ENDINGS:
+    for type_, state in endings:
         if type_ in conditions:
             return state, conditions[type_]
     if _mapping(body.get("spec")).get("suspend") is True or "Suspended" in conditions:

@@ -22,6 +22,7 @@ from evolution.decide import Plan, decide
 from evolution.observation import Observation, Wait
 from evolution.plan.graph import Graph, unfold
 from evolution.plan.manifest import Manifest
+from evolution.plan.nodes import unshared
 from evolution.plan.serving import unservable
 from evolution.status import hindered_status
 from evolution.store.base import StoreError, StoreRefused
@@ -290,6 +291,8 @@ class Reconciler:
             return Wait("Blocked", "RuntimeInvalid", f"{ref.kind} {ref.name!r} cannot be used: {error}")
         if problem := unservable(run.spec.training.variant, runtime.spec.engine.name):
             return Wait("Blocked", "EngineCannotServe", f"spec.{problem}")
+        if problem := unshared(run.spec.training.batch_size, runtime.spec.nodes):
+            return Wait("Blocked", "NodesCannotShare", f"spec.{problem}")
         return runtime
 
     async def _poll(self, subject: Subject) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from evolution.plan.stage import Kind
 
+JobKind = Literal["Job", "JobSet"]
 JobState = Literal["Active", "Suspended", "Complete", "Failed"]
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 
@@ -113,6 +114,8 @@ class JobRecord:
     name: str
     uid: str
     resource_version: str = field(compare=False)
+    kind: JobKind
+    """A JobSet is the Job of a stage that several nodes do together."""
     owner_uid: str
     """Of the controlling owner reference; empty if there is none."""
     fingerprint: str
@@ -139,7 +142,7 @@ class PodRecord:
     uid: str
     resource_version: str = field(compare=False)
     job: str
-    """Name of its Job."""
+    """Name of its Job, or of the JobSet that this belongs to."""
     phase: PodPhase
     deleting: bool
     created_at: str

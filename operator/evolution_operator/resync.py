@@ -10,7 +10,7 @@ from typing import NamedTuple
 from evolution_operator import gateway as api
 from evolution_operator import parse
 from evolution_operator.cache import Cache
-from evolution_operator.gateway import Forbidden, Gateway, GatewayError, Resource
+from evolution_operator.gateway import Forbidden, Gateway, GatewayError, NotFound, Resource
 from evolution_operator.intake import Intake
 from evolution_operator.queue import Timed
 from evolution_operator.records import (
@@ -40,11 +40,14 @@ class Watched(NamedTuple):
     record: type[Record]
     parse: Callable[[parse.Body], Record]
     selector: str = ""
+    optional: bool = False
+    """Of an add-on, which a cluster may do without."""
 
 
 # When the first run is reconciled, its Jobs and pods are known; when the first schedule is, its runs are.
 WATCHED = (
     Watched(api.JOBS, JobRecord, parse.job_record, SELECTOR),
+    Watched(api.JOBSETS, JobRecord, parse.jobset_record, SELECTOR, optional=True),
     Watched(api.PODS, PodRecord, parse.pod_record, SELECTOR),
     Watched(api.RUNTIMES, RuntimeRecord, parse.runtime_record),
     Watched(api.CLUSTER_RUNTIMES, RuntimeRecord, parse.runtime_record),
@@ -75,6 +78,8 @@ class Resync:
         self._timed = timed
         self._no_cluster_runtimes = False
         self._deaf_rounds = 0
+        self.absent: frozenset[Resource] = frozenset()
+        """Kinds of add-ons that the cluster did not have when it was last listed."""
         self.finished_at = monotonic()
         """When everything was last listed, by the monotonic clock."""
 
@@ -119,7 +124,14 @@ class Resync:
             if watched.resource is api.CLUSTER_RUNTIMES:
                 found = await self._cluster_runtimes(watched)
             else:
-                found = sum([await self._compare(watched, namespace) for namespace in self._namespaces or (None,)])
+                try:
+                    found = sum([await self._compare(watched, namespace) for namespace in self._namespaces or (None,)])
+                except (NotFound, Forbidden):
+                    if not watched.optional:
+                        raise
+                    self.absent |= {watched.resource}
+                    continue
+                self.absent -= {watched.resource}
             if not found and not (watched.resource is api.CLUSTER_RUNTIMES and self._namespaces):
                 self._watch_news.told(watched.resource.plural)
             news += found
@@ -158,4 +170,10 @@ class Resync:
 
 
 def _is_of(watched: Watched, record: Record) -> bool:
-    return not isinstance(record, RuntimeRecord) or record.key.kind == watched.resource.kind
+    match record:
+        case RuntimeRecord():
+            return record.key.kind == watched.resource.kind
+        case JobRecord():
+            return record.kind == watched.resource.kind
+        case _:
+            return True

@@ -3,14 +3,14 @@
 Nothing else of kopf is used: it keeps no state on objects, posts no events and writes nothing.
 """
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
 import kopf
 from kubernetes.aio.client import Configuration
 
-from evolution_operator.gateway import CHUNK, CLUSTER_RUNTIMES, NoAccess, cluster_access
+from evolution_operator.gateway import CHUNK, CLUSTER_RUNTIMES, NoAccess, Resource, cluster_access
 from evolution_operator.intake import Intake
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import MANAGED_BY, OPERATOR, RunKey, ScheduleKey
@@ -46,9 +46,13 @@ class _NoDiffs(kopf.DiffBaseStorage):
         """Nothing is kept."""
 
 
-def watched_kinds(namespaces: tuple[str, ...]) -> tuple[Watched, ...]:
-    """All kinds, or those that the rights of single namespaces reach."""
-    return tuple(kind for kind in WATCHED if kind.resource is not CLUSTER_RUNTIMES or not namespaces)
+def watched_kinds(namespaces: tuple[str, ...], absent: Collection[Resource] = ()) -> tuple[Watched, ...]:
+    """All kinds but those that are `absent`, or those that the rights of single namespaces reach."""
+    return tuple(
+        kind
+        for kind in WATCHED
+        if kind.resource not in absent and (kind.resource is not CLUSTER_RUNTIMES or not namespaces)
+    )
 
 
 def watch_settings(watched: Iterable[Watched]) -> kopf.OperatorSettings:

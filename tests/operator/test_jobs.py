@@ -76,7 +76,7 @@ def test_names_of_runs_as_long_as_they_may_be_fit_into_names_of_jobs() -> None:
         assert name.startswith("r" * 20)
     graph = graph_at(run, "r1-generate")
     (batch,) = (Batch("Stage", (stage,)) for stage in graph.stages if stage.id == "r1-generate")
-    assert len(job_name("r" * 40, batch, shards=256)) + len("-255") <= 63
+    assert len(job_name("r" * 40, batch, appended=len("-255"))) + len("-255") <= 63
 
 
 def test_credentials_come_from_the_secret_and_never_from_the_operator() -> None:
