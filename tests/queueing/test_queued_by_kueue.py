@@ -77,7 +77,7 @@ def test_a_preempted_run_waits_is_not_blamed_and_goes_on_when_the_quota_is_back(
     cluster.wait(lambda: GPUS in cluster.condition("Progressing")["message"], "what it lacks now")
     cluster.api.delete(object_path("jobs", "urgent", cluster.namespace, "batch/v1"), propagationPolicy="Background")
     cluster.until("Complete: *")
-    trained = [attempt for attempt in history(cluster).ledger.attempts if attempt.job == job]
+    trained = [attempt for attempt in history(cluster).ledger.settled if attempt.job == job]
     assert [attempt.result for attempt in trained] == ["preempted", "succeeded"]
 
 
