@@ -13,7 +13,7 @@ from evolution.api.status import Condition
 from evolution.metrics.run_samples import RunFigures
 from evolution_operator.cache import Cache
 from evolution_operator.metrics import Metrics
-from evolution_operator.parse import run_record
+from evolution_operator.parse import run_record, schedule_record
 from evolution_operator.records import RunKey
 from evolution_operator.settings import Settings
 from evolution_operator.showing import Shown
@@ -71,6 +71,12 @@ class Told:
         shown = self.knows(figures, created_at, ended_at)
         if ended_at is None or self.metrics.wants(key, ended_at):
             self.metrics.shown(key, shown)
+
+    def knows_schedule(self, name: str, summary: str, namespace: str = "team") -> None:
+        """The schedule is in the cluster, and its State column says this."""
+        self._versions += 1
+        metadata = {"name": name, "namespace": namespace, "uid": name, "resourceVersion": str(self._versions)}
+        self.cache.upsert(schedule_record({"metadata": metadata, "spec": {}, "status": {"summary": summary}}))
 
     def series(self, name: str) -> dict[Labels, float]:
         """The values of a metric by their labels."""

@@ -41,6 +41,7 @@ BUCKETS = (1.0, 2.5, *(5.0 * 2**power for power in range(14)))
 HANDLER_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 PHASES: tuple[State, ...] = get_args(State)
+SCHEDULE_STATES = ("Waiting", "Running", "Suspended", "Stalled")
 QUANTILES = ("0.1", "0.5", "0.9")
 
 LABEL_VALUES: dict[str, tuple[str, ...]] = {
@@ -62,7 +63,7 @@ VERIFY_REASONS = ("damaged", "vanished")
 RECORDS = ("applied", "missing", "unreadable")
 NOT_SHOWN = ("cap", "ended", "unread")
 HANDLER_OUTCOMES = ("ok", "error")
-RESOURCES = ("clusterevolutionruntimes", "evolutionruns", "evolutionruntimes", "jobs", "pods")
+RESOURCES = ("clusterevolutionruntimes", "evolutionruns", "evolutionruntimes", "evolutionschedules", "jobs", "pods")
 
 
 def label_values(family: Family, label: str) -> tuple[str, ...]:
@@ -233,6 +234,13 @@ RUNS = _family(
     ("namespace", "phase"),
     "Runs by phase, also those that are not shown one by one.",
 )
+SCHEDULES = _family(
+    "Installation",
+    "schedules",
+    "gauge",
+    ("namespace", "state"),
+    "Schedules by state; Stalled: somebody has to do something.",
+)
 GPU_HOURLY_PRICE = _family(
     "Installation",
     "gpu_hourly_price",
@@ -322,6 +330,7 @@ _OWN_VALUES: dict[tuple[str, str], tuple[str, ...]] = {
     (RUN_ROUNDS.name, "outcome"): OUTCOMES,
     (RUN_ATTEMPTS.name, "result"): RESULTS,
     (STAGE_SAMPLES.name, "result"): ROWS,
+    (SCHEDULES.name, "state"): SCHEDULE_STATES,
     (STAGE_DURATION_SECONDS.name, "outcome"): RESULTS,
     (ARTIFACT_VERIFY_FAILURES.name, "reason"): VERIFY_REASONS,
     (OPERATOR_RESULT_RECORDS.name, "result"): RECORDS,

@@ -215,8 +215,20 @@ def flow() -> list[AnyPanel]:
             "Runs of each phase. Many Queued or Pending: no free GPUs, or no quota; the run's conditions say which.",
             {"{{phase}}": f"sum by (phase) (max by (namespace, phase) ({RUNS.metric('runs')}))"},
             NUMBER,
+            width=6,
             decimals=0,
             stacked=True,
+        ),
+        graph(
+            "Schedules by state",
+            "EvolutionSchedules of each state. Stalled: somebody has to do something; the schedule's conditions say "
+            "what.",
+            {"{{state}}": f"sum by (state) (max by (namespace, state) ({RUNS.metric('schedules')}))"},
+            NUMBER,
+            width=6,
+            decimals=0,
+            stacked=True,
+            nothing="no schedules",
         ),
         graph(
             "Attempts by result",
@@ -224,6 +236,7 @@ def flow() -> list[AnyPanel]:
             "Retryable, preempted and lost ones come again; permanent ones end their run: see its conditions and logs.",
             {"{{result}}": RUNS.grown("run_attempts_total", by="result", window=SETTLING)},
             NUMBER,
+            width=6,
             decimals=0,
             stacked=True,
         ),
@@ -233,6 +246,7 @@ def flow() -> list[AnyPanel]:
             "them at most p50, 95 % at most p95. If it grows, runs ask for more GPUs than there are.",
             {"p50": quantile(0.5, f"{waits}[{SETTLING}]"), "p95": quantile(0.95, f"{waits}[{SETTLING}]")},
             SECONDS,
+            width=6,
         ),
     ]
 

@@ -87,6 +87,12 @@ COLOURS = {
         "Complete": "green",
         "Failed": "red",
     },
+    "state": {
+        "Waiting": "green",
+        "Running": "blue",
+        "Suspended": "text",
+        "Stalled": "red",
+    },
     "result": {
         "succeeded": "green",
         "retryable": "orange",

@@ -1,5 +1,6 @@
 """What the operator tells Prometheus: of runs as the store has them, of all runs together, and of itself."""
 
+import json
 import logging
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from evolution.metrics.run_samples import RunFigures, run_samples, stage_samples
 from evolution.plan.stage import Kind
 from evolution_operator.cache import Cache
 from evolution_operator.queue import KeyedQueue
-from evolution_operator.records import QUEUE_LABEL, RunKey, RunRecord
+from evolution_operator.records import QUEUE_LABEL, RunKey, RunRecord, ScheduleRecord
 from evolution_operator.settings import Settings
 from evolution_operator.showing import Code, Operation, Shown, VerifyFailure, Words
 from evolution_operator.shown_runs import ShownRuns
@@ -174,6 +175,10 @@ class Metrics:
         phases = Counts((record.key.namespace, record.phase) for record in runs)
         namespaces = sorted({namespace for namespace, _ in phases})
         yield _metric(f.RUNS, {(ns, phase): phases[ns, phase] for ns in namespaces for phase in f.PHASES})
+        schedules = (record for record in self._cache.records(ScheduleRecord) if isinstance(record, ScheduleRecord))
+        states = Counts((record.key.namespace, _state(record)) for record in schedules)
+        namespaces = sorted({namespace for namespace, _ in states})
+        yield _metric(f.SCHEDULES, {(ns, state): states[ns, state] for ns in namespaces for state in f.SCHEDULE_STATES})
         if self._per_run:
             not_shown = self._runs.not_shown(runs)
             yield _metric(f.OPERATOR_RUNS_NOT_SHOWN, {(reason,): count for reason, count in not_shown.items()})
@@ -200,6 +205,12 @@ def _metric(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
     for labels, value in values.items():
         metric.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
     return metric
+
+
+def _state(schedule: ScheduleRecord) -> str:
+    """Without the reason; one that nobody has looked at yet waits."""
+    said = (json.loads(schedule.body).get("status") or {}).get("summary", "").partition(":")[0]
+    return said if said in f.SCHEDULE_STATES else "Waiting"
 
 
 def _without_gpus(runtime: EvolutionRuntimeSpec) -> frozenset[Kind]:

@@ -35,6 +35,7 @@ def everything() -> Told:
     here.requests["get", "jobs", 200] += 3
     here.news.told("jobs")
     here.tell(shown_run())
+    here.knows_schedule("manuals", "Waiting")
     here.metrics.ended("team-legal", ended_attempt(1, Kind.TRAIN, 1), "applied")
     here.metrics.handled("reconcile")(0.2, True)
     here.metrics.begins(KeyedQueue())
@@ -107,6 +108,18 @@ def test_runs_are_counted_by_phase_whether_they_are_shown_or_not() -> None:
     assert here.value("evolution_runs", namespace="team", phase="Running") == 3
     assert here.value("evolution_runs", namespace="other", phase="Suspended") == 1
     assert here.value("evolution_runs", namespace="other", phase="Failed") == 0
+
+
+def test_schedules_are_counted_by_state() -> None:
+    here = told()
+    for name, summary in {"a": "Stalled: RunsFail", "b": "Stalled: InvalidSpec", "c": "Running", "new": ""}.items():
+        here.knows_schedule(name, summary)
+    here.knows_schedule("held", "Suspended", "other")
+    states = {"Stalled": 2, "Running": 1, "Waiting": 1, "Suspended": 0}
+    assert {state: here.value("evolution_schedules", namespace="team", state=state) for state in states} == states
+    assert here.value("evolution_schedules", namespace="other", state="Suspended") == 1
+    here.knows_schedule("a", "Waiting")
+    assert here.value("evolution_schedules", namespace="team", state="Stalled") == 1
 
 
 def test_at_the_cap_the_newest_are_shown_and_active_ones_before_ended_ones() -> None:

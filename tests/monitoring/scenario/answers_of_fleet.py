@@ -138,6 +138,7 @@ FLEET: dict[Panel, Answer] = {
     Panel("Cost of a point"): Answer({"USD team-legal contracts": 27 / 15}),
     Panel("Cost by namespace"): Answer({"USD team-legal": 27 + 39 + 3, "USD team-med": 3.5 + 3}),
     Panel("Runs by phase"): Answer({"Running": 2, "Queued": 1, "Complete": 1, "Failed": 1}, Rest(2, 0)),
+    Panel("Schedules by state"): Answer({"Waiting": 1, "Stalled": 1}, Rest(2, 0)),
     # contracts 7, manuals 3, triage 2, notes 3 in each life; contracts and notes were preempted
     Panel("Attempts by result"): Answer(
         {"succeeded": 7 + 3 + 2 + 3 + 3, "preempted": 2, "retryable": 1, "lost": 1}, Rest(2, 0)
@@ -222,7 +223,7 @@ FLEET: dict[Panel, Answer] = {
     Panel("Failed steps"): Answer({"reconcile": 1 / 10, "resync": 0}),
     Panel("Runs that wait to be looked at"): one(2),
     Panel("Longest wait to be looked at"): one(4),
-    Panel("Age of watches"): Answer({"pods": 10 * MINUTE}, Rest(4, 0)),
+    Panel("Age of watches"): Answer({"pods": 10 * MINUTE}, Rest(5, 0)),
     Panel("Words of ended attempts"): Answer({"applied": 21, "missing": 1, "unreadable": 0}),
     # 60 and 3 in every five minutes
     Panel("Requests to the API server"): Answer({"200": 60 / 300, "409": 3 / 300}),

@@ -51,6 +51,7 @@ RULES: dict[str, tuple[Answer, ...]] = {
     # contracts wasted 62 of 540, one GPU-hour, but 11 % only
     "EvolutionRetriesWasteGPU": (Answer({"team-med triage": 150 / 210}),),
     "EvolutionRunStalled": (Answer({"team-med triage": 80 * MINUTE}),),
+    "EvolutionScheduleStalled": (Answer({"team-legal": 1}), Answer({}, at="25:25")),
     # during the rollout, both were there, and both told of old
     "EvolutionSplitBrain": (NOTHING, Answer({"evolution-system": 2, "team-legal": 2}, at="12:05")),
     "EvolutionWatchStale": (Answer({"evolution-system operator-b pods": 10 * MINUTE}),),

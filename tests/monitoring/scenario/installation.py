@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from monitoring.scenario.cast import CURRENCY, PRICES, STORIES
 from monitoring.scenario.story import Story, moment
@@ -12,6 +13,7 @@ from evolution.api.status import Condition, CurrentStage, EvolutionRunStatus
 from evolution.metrics.families import RESOURCES
 from evolution_operator.cache import Cache
 from evolution_operator.metrics import Metrics
+from evolution_operator.parse import schedule_record
 from evolution_operator.records import RunKey, RunRecord, RuntimeKey
 from evolution_operator.settings import Settings
 from evolution_operator.showing import Shown
@@ -42,6 +44,9 @@ PROCESSES = (
 SILENT_SINCE = "25:50"
 """Since then no watch told of pods, while all other kinds were told of at every scrape."""
 DAMAGED = {"25:30": ("team-legal", "damaged"), "25:35": ("team-med", "vanished"), "25:45": ("team-med", "vanished")}
+
+STALLED_SINCE = "25:30"
+"""Since then the last three runs of a schedule had failed; the other schedule waited for its next time all along."""
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Scene:
         while self.now <= moment(self.process.last):
             for story in STORIES:
                 self._see(story, before)
+            for name in ("weekly", "nightly"):
+                self._cache.upsert(schedule_record(self._schedule(name)))
             self._work(first=self.now == before)
             page, _ = self._metrics.page("text/plain")
             yield self.now, page.decode()
@@ -116,6 +123,14 @@ class Scene:
             phase=story.state(self.now),
             ended_at="",
         )
+
+    def _schedule(self, name: str) -> dict[str, Any]:
+        stalled = name == "nightly" and self.now >= moment(STALLED_SINCE)
+        version = str(round(self.now.timestamp()))
+        return {
+            "metadata": {"namespace": "team-legal", "name": name, "uid": name, "resourceVersion": version},
+            "status": {"summary": "Stalled: RunsFail" if stalled else "Waiting"},
+        }
 
     def _work(self, *, first: bool) -> None:
         """What the operator does between two scrapes, always the same."""
