@@ -126,16 +126,24 @@ class Resync:
             else:
                 try:
                     found = sum([await self._compare(watched, namespace) for namespace in self._namespaces or (None,)])
-                except (NotFound, Forbidden):
+                except (NotFound, Forbidden) as error:
                     if not watched.optional:
                         raise
                     self.absent |= {watched.resource}
+                    if isinstance(error, NotFound):
+                        self._forget(watched)
                     continue
                 self.absent -= {watched.resource}
             if not found and not (watched.resource is api.CLUSTER_RUNTIMES and self._namespaces):
                 self._watch_news.told(watched.resource.plural)
             news += found
         return news
+
+    def _forget(self, watched: Watched) -> None:
+        """What there was of a kind is gone with the kind."""
+        for record in self._cache.records(watched.record):
+            if _is_of(watched, record):
+                self._intake.gone(record)
 
     async def _cluster_runtimes(self, watched: Watched) -> int:
         if not self._namespaces:

@@ -32,6 +32,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 SYSTEM = "evolution-system"
 ACCOUNT = "evolution-operator"
 GROUP = "selfevolution.io/v1alpha1"
+JOBSET = "jobset.x-k8s.io/v1alpha2"
 EVERYBODY = {
     Grant("create", "authorization.k8s.io", "selfsubjectaccessreviews"),
     Grant("create", "authorization.k8s.io", "selfsubjectrulesreviews"),
@@ -66,7 +67,10 @@ def control_plane(audit: Audit) -> Iterator[ControlPlane]:
         running_control_plane(Path(folder), flags) as plane,
     ):
         plane.install_crds()
-        plane.kubectl("apply", "--filename=-", input=as_list([runtime("ClusterEvolutionRuntime")]))
+        plane.kubectl("apply", "--filename=-", input=as_list([jobset_definition()]))
+        plane.kubectl("wait", "--for=condition=Established", "crd/jobsets.jobset.x-k8s.io", "--timeout=30s")
+        wide = runtime("ClusterEvolutionRuntime", name="wide", stages={"train": {"nodes": 2}})
+        plane.kubectl("apply", "--filename=-", input=as_list([runtime("ClusterEvolutionRuntime"), wide]))
         yield plane
 
 
@@ -130,6 +134,13 @@ def test_the_cluster_wide_operator_needs_every_right_that_it_has(
 
         eventually(edited_while_the_operator_writes, "a conflict between two writers of a run")
         runs.until("stuck", lambda status: status["state"] == "Suspended")
+        runs.create("wide", runtime_name="wide")
+        (jobset,) = eventually(runs.jobsets, "the JobSet of a training on two nodes")
+        runs.patch("wide", {"spec": {"suspend": True}})
+        eventually(lambda: not runs.jobsets(), "the end of the JobSet")
+        runs.occupy_jobset(jobset)
+        runs.patch("wide", {"spec": {"suspend": False}})
+        runs.until("wide", lambda status: reasons(status) & {"JobNameTaken"})
         runs.schedule("often", spec("steady"))
         runs.create("often-before", run=spec("steady"), schedule="often")
         runs.until("often-before", lambda status: status["state"] == "Complete")
@@ -147,7 +158,8 @@ def test_nothing_but_these_rights_is_granted(control_plane: ControlPlane, whole_
     assert {Grant("get", "", "secrets"), Grant("create", "", "pods/exec"), Grant("bind", *RBAC)} <= everything
     rights = granted([role(manifests(DEPLOY / "cluster"), "ClusterRole")], "ClusterRole")
     assert allowed(whole_cluster, everything, "") == rights | EVERYBODY
-    assert {grant.group for grant in rights} == {"", "batch", "events.k8s.io", "kueue.x-k8s.io", "selfevolution.io"}
+    own, others = {"", "batch", "events.k8s.io", "selfevolution.io"}, {"jobset.x-k8s.io", "kueue.x-k8s.io"}
+    assert {grant.group for grant in rights} == own | others
     assert {grant.resource for grant in rights if not grant.group} == {"pods"}, "and no Secrets"
 
 
@@ -281,7 +293,12 @@ class Runs:
         self._namespace = namespace
 
     def create(
-        self, name: str, runtime_kind: str = "ClusterEvolutionRuntime", run: Json | None = None, schedule: str = ""
+        self,
+        name: str,
+        runtime_kind: str = "ClusterEvolutionRuntime",
+        run: Json | None = None,
+        schedule: str = "",
+        runtime_name: str = "default",
     ) -> None:
         """By default one that shares no model with others; as if `schedule` had started it."""
         owners = []
@@ -293,7 +310,7 @@ class Runs:
             "apiVersion": GROUP,
             "kind": "EvolutionRun",
             "metadata": {"name": name, "ownerReferences": owners},
-            "spec": {**(run or spec(name)), "runtimeRef": {"kind": runtime_kind, "name": "default"}},
+            "spec": {**(run or spec(name)), "runtimeRef": {"kind": runtime_kind, "name": runtime_name}},
         }
         self._api.create(self._path(), body)
 
@@ -344,6 +361,16 @@ class Runs:
                 path = object_path("jobs", job["metadata"]["name"], self._namespace, "batch/v1")
                 self._api.patch(path, {"spec": {"suspend": True}})
 
+    def jobsets(self) -> list[str]:
+        """Their names."""
+        listed = self._api.get(object_path("jobsets", namespace=self._namespace, group=JOBSET))["items"]
+        return [body["metadata"]["name"] for body in listed]
+
+    def occupy_jobset(self, name: str) -> None:
+        """Somebody's JobSet of that name."""
+        body = {"apiVersion": JOBSET, "kind": "JobSet", "metadata": {"name": name}}
+        self._api.create(object_path("jobsets", namespace=self._namespace, group=JOBSET), body)
+
     def annotate(self, name: str, annotation: str, value: str) -> None:
         self.patch(name, {"metadata": {"annotations": {annotation: value}}})
 
@@ -385,14 +412,34 @@ def role(objects: list[Json], kind: str) -> Json:
     return found
 
 
-def runtime(kind: str, namespace: str = "") -> Json:
+def jobset_definition() -> Json:
+    """JobSets that no controller looks after."""
+    open_ = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha2", "served": True, "storage": True, "schema": {"openAPIV3Schema": open_}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "jobsets.jobset.x-k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/jobset"},
+        },
+        "spec": {
+            "group": "jobset.x-k8s.io",
+            "scope": "Namespaced",
+            "names": {"kind": "JobSet", "plural": "jobsets", "singular": "jobset"},
+            "versions": [version],
+        },
+    }
+
+
+def runtime(kind: str, namespace: str = "", name: str = "default", **spec: Any) -> Json:
     """One whose workers are quickly taken to hang."""
-    metadata = {"name": "default", **({"namespace": namespace} if namespace else {})}
+    metadata = {"name": name, **({"namespace": namespace} if namespace else {})}
     return {
         "apiVersion": GROUP,
         "kind": kind,
         "metadata": metadata,
-        "spec": {"image": "trainer", "deadlines": {"idle": "1s"}},
+        "spec": {"image": "trainer", "deadlines": {"idle": "1s"}, **spec},
     }
 
 

@@ -11,12 +11,13 @@ from fakeapi.server import FakeApi
 from simulated import MINIMAL
 
 from evolution_operator.cache import Cache
-from evolution_operator.gateway import Gateway
+from evolution_operator.gateway import JOBSETS, Gateway
 from evolution_operator.intake import Intake
 from evolution_operator.parse import job_record, run_record, runtime_record
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import RunKey
 from evolution_operator.resync import DEAF_ROUNDS, Resync
+from evolution_operator.watches import watched_kinds
 
 LABELS = {"app.kubernetes.io/managed-by": "evolution-operator", "selfevolution.io/run": "ops"}
 
@@ -129,6 +130,23 @@ def test_an_object_newer_than_the_list_is_not_taken_for_gone(cluster: FakeApi) -
         operator.cache.upsert(created_meanwhile)
         assert await operator.resync.once() == 0
         assert len(operator.cache.jobs(made.run)) == 2
+
+    with_operator(use)
+
+
+def test_a_cluster_without_jobsets_is_listed_and_watched_without_them(cluster: FakeApi) -> None:
+    made = job_record(job(cluster))
+
+    async def use(operator: Operator) -> None:
+        assert await operator.resync.once() == 1
+        assert operator.resync.absent == {JOBSETS}
+        watched = [kind.resource for kind in watched_kinds((), operator.resync.absent)]
+        assert JOBSETS not in watched
+        assert len(watched) == len(watched_kinds(())) - 1
+
+        operator.cache.upsert(replace(made, kind="JobSet", name="ops-r2-train", uid="of-a-kind-that-was-removed"))
+        await operator.resync.once()
+        assert [known.name for known in operator.cache.jobs(made.run)] == [made.name]
 
     with_operator(use)
 

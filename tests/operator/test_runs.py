@@ -287,3 +287,25 @@ def test_a_run_that_git_owns_is_written_by_the_operator_in_its_status_only(clust
     assert not {"annotations", "labels", "finalizers"} & {*done["metadata"]}
     cluster.kubectl(*as_git, input=json.dumps(run))
     assert cluster.run()["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
+
+
+def test_a_training_on_several_nodes_needs_jobset_and_the_run_says_so_until_one_node_will_do(cluster: Cluster) -> None:
+    cluster.runtime("wide", stages={"train": {"nodes": 2}})
+    cluster.apply(spec={"runtimeRef": {"kind": "EvolutionRuntime", "name": "wide"}})
+    cluster.until("Pending: JobSetNotInstalled")
+    said = cluster.condition("Progressing")["message"]
+    assert "stages.train.nodes of the runtime is 2" in said
+    assert "jobset.x-k8s.io/v1alpha2" in said
+    runtime = object_path("evolutionruntimes", "wide", cluster.namespace, GROUP)
+    cluster.api.patch(runtime, {"spec": {"stages": {"train": {"nodes": 1}}}})
+    cluster.until("Complete: *")
+
+
+def test_a_batch_that_the_nodes_cannot_share_is_said_before_any_worker_is_made(cluster: Cluster) -> None:
+    cluster.runtime("wide", stages={"train": {"nodes": 2}})
+    wide = {"runtimeRef": {"kind": "EvolutionRuntime", "name": "wide"}}
+    cluster.apply(spec={**wide, "training": {"batchSize": 15}})
+    cluster.until("Pending: NodesCannotShare")
+    said = cluster.condition("Progressing")["message"]
+    assert "spec.training.batchSize is 15, which 2 nodes cannot share equally" in said
+    assert cluster.jobs() == {}
