@@ -97,9 +97,8 @@ def binary(tool: str) -> Path:
         return Path(found)
     source = SOURCES[tool]
     module = Path(__file__).parent / source.module
-    pinned = hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evolution" / "bin"
-    built = cache / f"{tool}-{pinned}"
+    built = cache / f"{tool}-{_made_of(source, module)}"
     if built.exists():
         return built
     cache.mkdir(parents=True, exist_ok=True)
@@ -108,6 +107,13 @@ def binary(tool: str) -> Path:
         if not built.exists():
             _build(tool, source, module, built)
     return built
+
+
+def _made_of(source: Source, module: Path) -> str:
+    """A digest of the pinned versions, and of the main package where it is one of ours."""
+    ours = (module / source.package).glob("*.go") if source.package.startswith(".") else ()
+    parts = [module / "go.mod", module / "go.sum", *sorted(ours)]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:12]
 
 
 def _build(tool: str, source: Source, module: Path, built: Path) -> None:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tools.build import Unavailable, binary
+from tools.build import SOURCES, Source, Unavailable, binary
 
 GO_THAT_WRITES_ITS_ARGUMENTS = """#!/bin/sh
 arguments="$*"
@@ -49,6 +49,27 @@ def test_a_build_that_fails_says_why_and_leaves_no_program(tmp_path: Path, monke
     with pytest.raises(Unavailable, match="could not be built: no network"):
         binary("minio")
     assert [p.name for p in (tmp_path / "cache" / "evolution" / "bin").iterdir()] == ["minio.lock"]
+
+
+@pytest.mark.parametrize("package", [".", "./command"])
+def test_a_tool_of_our_own_is_built_anew_when_its_go_files_change(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, own = program(tmp_path / "go"), tmp_path / "module" / package
+    go.write_text(GO_THAT_WRITES_ITS_ARGUMENTS)
+    own.mkdir(parents=True)
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / "module" / name).write_text("pinned")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setitem(SOURCES, "ours", Source(str(tmp_path / "module"), package))
+
+    (own / "main.go").write_text("package main")
+    first = binary("ours")
+    assert binary("ours") == first
+    (own / "main.go").write_text("package main // better")
+    assert binary("ours") != first
 
 
 def test_prometheus_is_built_without_service_discovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
