@@ -13,6 +13,8 @@ RUN_LABEL = "selfevolution.io/run"
 STAGES = "selfevolution.io/stages"
 """Annotation of Jobs: ids of the stages that it does, separated by commas."""
 JOB_LABEL = "batch.kubernetes.io/job-name"
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+"""On the Job of a JobSet, and on its pods: a run knows them by that name."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 CONTAINER = "worker"
 
@@ -29,11 +31,11 @@ class WorkerPod:
 
     @property
     def job(self) -> str:
-        return str(self.body["metadata"]["labels"][JOB_LABEL])
+        return _job(self.body)
 
     @property
     def index(self) -> str:
-        """Which shard of a stage it does."""
+        """Which shard of a stage it does, or on which of several nodes it is."""
         return str(self.body["metadata"].get("annotations", {}).get(INDEX, ""))
 
     @property
@@ -73,7 +75,7 @@ def worker_pods(kubectl: Kubectl, run: ClusterRun, stage: str | None, *, previou
     pods = kubectl.object("get", "pods", f"--selector={RUN_LABEL}={run.name}")["items"]
     attempts: dict[tuple[str, str], list[WorkerPod]] = {}
     for body in pods:
-        job = body["metadata"]["labels"].get(JOB_LABEL, "")
+        job = _job(body)
         if job in chosen:
             pod = WorkerPod(body, chosen[job])
             attempts.setdefault((job, pod.index), []).append(pod)
@@ -95,7 +97,7 @@ def _jobs(kubectl: Kubectl, run: ClusterRun) -> list[Object]:
 
 def _chosen_jobs(run: ClusterRun, jobs: Sequence[Object], stage: str | None) -> dict[str, tuple[str, ...]]:
     """Stages of each chosen Job by its name."""
-    stages = {job["metadata"]["name"]: _stages(job) for job in jobs}
+    stages = {_job(job) or job["metadata"]["name"]: _stages(job) for job in jobs}
     if not stages:
         raise NotFound(f"run {run.name!r} has no Jobs{_why(run)}")
     if stage is None:
@@ -107,6 +109,12 @@ def _chosen_jobs(run: ClusterRun, jobs: Sequence[Object], stage: str | None) -> 
         known = ", ".join(dict.fromkeys(id_ for ids in stages.values() for id_ in ids))
         raise NotFound(f"no Job of run {run.name!r} does stage {stage!r}; the Jobs that are left do: {known}")
     return {doing[-1]: stages[doing[-1]]}
+
+
+def _job(body: Object) -> str:
+    """Name of the Job of a pod, or of the JobSet that a Job or pod belongs to; empty if there is none."""
+    labels = body["metadata"].get("labels", {})
+    return str(labels.get(JOBSET_LABEL) or labels.get(JOB_LABEL, ""))
 
 
 def _stages(job: Object) -> tuple[str, ...]:

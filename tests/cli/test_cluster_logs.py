@@ -42,13 +42,13 @@ class Workers:
         self.node = node
         self.open: set[Path] = set()
 
-    def job(self, name: str, stages: str) -> None:
+    def job(self, name: str, stages: str, jobset: str = "") -> None:
         annotations = {"selfevolution.io/stages": stages}
         spec = {"suspend": True, "template": {"spec": pod_spec()}}
-        self._apply("batch/v1", "Job", name, {"annotations": annotations}, spec)
+        self._apply("batch/v1", "Job", name, {"annotations": annotations, "labels": of_jobset(jobset)}, spec)
 
-    def pod(self, name: str, job: str, *lines: str, index: str = "", phase: str = "Running") -> None:
-        labels = {"batch.kubernetes.io/job-name": job}
+    def pod(self, name: str, job: str, *lines: str, index: str = "", phase: str = "Running", jobset: str = "") -> None:
+        labels = {"batch.kubernetes.io/job-name": job, **of_jobset(jobset)}
         annotations = {"batch.kubernetes.io/job-completion-index": index} if index else {}
         self.log(self.cluster.namespace, name).write_text("".join(f"{line}\n" for line in lines))
         self._apply(
@@ -74,6 +74,11 @@ class Workers:
         labels = {**metadata.get("labels", {}), "selfevolution.io/run": "manuals"}
         body = {"apiVersion": version, "kind": kind, "metadata": {**metadata, "name": name, "labels": labels}}
         self.cluster.kubectl("create", "--filename=-", stdin=json.dumps({**body, "spec": spec}))
+
+
+def of_jobset(name: str) -> dict[str, str]:
+    """Labels of what belongs to it."""
+    return {"jobset.sigs.k8s.io/jobset-name": name} if name else {}
 
 
 def pod_spec() -> dict[str, Any]:
@@ -139,6 +144,17 @@ def test_shards_are_named_and_the_previous_attempt_can_be_read(workers: Workers)
         "[r1-generate/1] other shard",
     ]
     assert workers.cluster.evolve("logs", "manuals", "--previous").out == "first attempt\n"
+
+
+def test_workers_that_train_together_are_found_by_what_the_run_calls_their_jobset(workers: Workers) -> None:
+    jobset = "manuals-r1-train-1a2b3c4d"
+    workers.job("manuals-r1-score-5a5a5a5a", "r1-score")
+    workers.job(f"{jobset}-node-0", "r1-train", jobset)
+    for node in "01":
+        workers.pod(f"n-{node}", f"{jobset}-node-0", f"on node {node}", index=node, jobset=jobset)
+    workers.cluster.operator_says(current=[{"round": 1, "stage": "Train", "job": jobset}])
+    said = workers.cluster.evolve("logs", "manuals").out.splitlines()
+    assert sorted(line.partition("on node ")[2] for line in said) == ["0", "1"]
 
 
 def test_following_waits_for_the_pod_and_ends_with_it(workers: Workers) -> None:
