@@ -1,6 +1,7 @@
 """The limits of deploy/policies, on an API server that enforces them."""
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from simulated import MINIMAL, merged
 
 pytestmark = pytest.mark.controlplane
 
-POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
+REPOSITORY = Path(__file__).parents[2]
+POLICIES = REPOSITORY / "deploy" / "policies"
+TROUBLES = REPOSITORY / "docs" / "when-things-go-wrong.md"
 SYSTEM = "evolution-system"
 GROUP = "selfevolution.io/v1alpha1"
 LIMITS = object_path("configmaps", "evolution-limits", SYSTEM)
@@ -212,8 +215,16 @@ def test_without_limits_nothing_new_is_asked_for_and_runs_can_be_deleted(
     policies.api.create(object_path("evolutionruns", namespace=namespace, group=GROUP), body("kept", {}))
     limits.remove()
     message = refusal(policies, namespace, {})
-    assert "'evolution-run-limits' with binding 'evolution-run-limits' denied request" in message
+    assert "'evolution-run-limits' with binding 'evolution-run-limits' denied request: " in message
     policies.api.delete(object_path("evolutionruns", "kept", namespace, GROUP))
+
+    (row,) = (row for row in TROUBLES.read_text().splitlines() if "no params found" in row)
+    said, _, remedy = row.strip("| ").split(" | ")
+    for refused in (message, runtime_refusal(policies, namespace, {})):
+        assert said.strip("`… ") in refused, "what people look for is what the API server says"
+    (command,) = re.findall(r"kubectl apply -f (deploy/policies/\S+)`", remedy)
+    policies.kubectl("apply", "--filename", str(REPOSITORY / command))
+    eventually(lambda: not refusal(policies, namespace, {}), "runs that are taken again")
 
 
 def test_a_runtime_of_a_tenant_holds_what_it_may(limits: Limits, policies: ControlPlane, namespace: str) -> None:
