@@ -32,7 +32,7 @@ CONVERTED = ("localqueues", "clusterqueues", "cohorts", "workloads", "multikueue
 
 @contextmanager
 def kueue(plane: ControlPlane, folder: Path) -> Iterator[None]:
-    """Kueue, which holds the Jobs that name one of its queues."""
+    """Kueue, which holds the Jobs and JobSets that name one of its queues."""
     ports = _ports()
     certificate, urls = _webhooks(folder, ports["webhooks"])
     source = _source("kueue", "sigs.k8s.io/kueue") / "config" / "components"
@@ -41,7 +41,7 @@ def kueue(plane: ControlPlane, folder: Path) -> Iterator[None]:
         "apiVersion": "config.kueue.x-k8s.io/v1beta2",
         **_configuration(ports, certificate),
         "namespace": "kueue-system",
-        "integrations": {"frameworks": ["batch/job"]},
+        "integrations": {"frameworks": ["batch/job", "jobset.x-k8s.io/jobset"]},
     }
     # It reads the certificate of its metrics from a fixed place in /etc: it gets an /etc of its own.
     etc = folder / "etc" / "kueue" / "metrics" / "certs"
@@ -53,7 +53,9 @@ def kueue(plane: ControlPlane, folder: Path) -> Iterator[None]:
     command += [f"--kubeconfig={plane.kubeconfig}", "--feature-gates=VisibilityOnDemand=false"]
     plane.kubectl("create", "namespace", "kueue-system")
     with _running("kueue", plane, folder, command, configuration, definitions, ports):
-        _register(plane, "kueue", source / "webhook" / "manifests.yaml", urls, ("kueue.x-k8s.io", "batch"))
+        _register(
+            plane, "kueue", source / "webhook" / "manifests.yaml", urls, ("kueue.x-k8s.io", "batch", "jobset.x-k8s.io")
+        )
         yield
 
 

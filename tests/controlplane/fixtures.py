@@ -4,6 +4,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,11 @@ from controlplane.waiting import eventually
 from tools.build import Unavailable, binary
 
 
-@pytest.fixture(scope="session")
-def control_plane() -> Iterator[ControlPlane]:
-    """One for all tests of a process, started when the first one asks for it."""
+@contextmanager
+def plane_for_tests(*programs: str) -> Iterator[ControlPlane]:
+    """A control plane; where it, or a program that its tests need besides, cannot be had, they are skipped."""
     try:
-        for program in (*COMPONENTS, "kubectl"):
+        for program in (*COMPONENTS, "kubectl", *programs):
             binary(program)
     except Unavailable as error:
         if os.environ.get("CI") == "true":
@@ -35,15 +36,28 @@ def control_plane() -> Iterator[ControlPlane]:
         yield plane
 
 
+def new_namespace(plane: ControlPlane) -> str:
+    """The name of one that has its default service account."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    plane.api.create(object_path("namespaces"), body)
+    eventually(lambda: plane.api.get(object_path("serviceaccounts", "default", name)))
+    return name
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """One for all tests of a process, started when the first one asks for it."""
+    with plane_for_tests() as plane:
+        yield plane
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane) -> Iterator[str]:
-    """The name of a new namespace that has its default service account; deleted afterwards."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    api = control_plane.api
-    api.create(object_path("namespaces"), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    eventually(lambda: api.get(object_path("serviceaccounts", "default", name)))
+    """The name of a new namespace; deleted afterwards."""
+    name = new_namespace(control_plane)
     yield name
-    api.delete(object_path("namespaces", name))
+    control_plane.api.delete(object_path("namespaces", name))
 
 
 @pytest.fixture

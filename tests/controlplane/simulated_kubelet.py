@@ -42,7 +42,7 @@ SHARE = Spending(productive=1000)
 
 @dataclass(frozen=True)
 class Success:
-    """Every stage of the order is committed; of a sharded order by the pod with index 0."""
+    """Every stage of the order is committed; of one that several pods share by the one with index 0."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class SimulatedRuntime:
         name, started = pod["metadata"]["name"], self._live.get(pod["metadata"]["uid"], now())
         index = pod["metadata"].get("annotations", {}).get(INDEX)
         try:
-            if order.shards > 1 and index != "0":
+            if index not in (None, "0"):
                 tally = Tally(worker=name, started_at=started).adding(order.stages[0].kind, SHARE)
             else:
                 tally = tally_of(name, started, commit_order(order, self._artifacts(order.store)))

@@ -1,25 +1,20 @@
 """A real training that Kueue takes the quota from: it goes on from its checkpoint, to the same bytes."""
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from cluster import Cluster, Fates
-from conftest import Queue
+from cluster import Cluster
 from controlplane.client import object_path
-from controlplane.kubelet import Node
 from controlplane.plane import ControlPlane
-from controlplane.process_kubelet import process_kubelet
+from kueue_queue import Queue
 from minio_server import MinioBucket
-from operator_process import running_operator
-from small_run import QUICKSTART, small_workplace
+from process_cluster import LITTLE, process_cluster, uploaded_run
+from small_run import small_workplace
 
-from evolution.store.artifacts import Artifacts
 from evolution.store.history import read_history
-from evolution.store.open import open_store
 from evolution_operator.jobs import run_id
 from evolution_operator.records import FINGERPRINT
 
@@ -31,56 +26,23 @@ SPEC: dict[str, Any] = {"rounds": 1, "gate": {"patience": 0}, "training": {"maxS
 
 @pytest.fixture
 def cluster(queueing_plane: ControlPlane, home: str, minio: MinioBucket, tmp_path: Path) -> Iterator[Cluster]:
-    """The namespace with an operator, a node whose pods are processes, and a runtime `queued` with one GPU."""
-    artifacts = Artifacts(open_store(f"{minio.uri}/{home}"), tmp_path / "cache")
-    cluster = Cluster(queueing_plane, home, Fates(), artifacts)
-    keys = {name: minio.server.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    secret = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "store"},
-        "data": {name: base64.b64encode(value.encode()).decode() for name, value in keys.items()},
+    """With a runtime whose stages want one GPU, and wait for it in the queue."""
+    settings = {
+        "queueName": home,
+        "resources": {**LITTLE, "gpus": 1},
+        "stages": {"prepare": LITTLE, "publish": LITTLE},
+        "retries": {"limit": 0},
     }
-    cluster.api.create(object_path("secrets", namespace=home), secret)
-    nothing = {"cpu": "100m", "memory": "256Mi"}
-    cluster.runtime(
-        "queued",
-        queueName=home,
-        storeSecretName="store",
-        nodeSelector={"of": home},
-        resources={**nothing, "gpus": 1},
-        stages={"prepare": nothing, "publish": nothing},
-        checkpointInterval="1s",
-        retries={"limit": 0},
-    )
-    node = Node(f"processes-{home}", labels={"of": home})
-    pods = process_kubelet(queueing_plane.kubeconfig, tmp_path / "node", [node], {"OMP_NUM_THREADS": "2"})
-    with pods as kubelet:
-        with running_operator(
-            queueing_plane.kubeconfig, minio.uri, tmp_path / "operator", "--namespace", home
-        ) as operator:
-            yield cluster
-            assert "Traceback" not in operator.said
-        kubelet.unregister()
+    with process_cluster(queueing_plane, home, minio, tmp_path, ["node"], **settings) as cluster:
+        yield cluster
 
 
 def test_a_preempted_training_goes_on_from_its_checkpoint_and_ends_with_the_bytes_of_an_undisturbed_one(
     cluster: Cluster, queue: Queue, minio: MinioBucket, tmp_path: Path
 ) -> None:
     laptop = small_workplace(tmp_path / "laptop", SPEC)
-    uploaded = {
-        "model": (QUICKSTART / "model", "sources/model"),
-        "documents": (laptop.folder / "documents", "sources/documents"),
-        "evaluation": (laptop.folder / "questions.jsonl", "sources/questions.jsonl"),
-    }
-    body = yaml.safe_load(laptop.file.read_text())
-    for field, (path, name) in uploaded.items():
-        for file in [path] if path.is_file() else path.iterdir():
-            minio.server.client.fput_object(minio.bucket, name if file == path else f"{name}/{file.name}", str(file))
-        body["spec"][field]["uri"] = f"{minio.uri}/{name}"
-    body["spec"]["runtimeRef"] = {"kind": "EvolutionRuntime", "name": "queued"}
     queue.create(gpus=1)
-    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(body))
+    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(uploaded_run(laptop, minio)))
 
     cluster.wait(lambda: cluster.job("r1-train", "small"), "the training", seconds=240)
     job = cluster.until_running("r1-train", "small")["metadata"]

@@ -1,15 +1,16 @@
 """Runs that wait for quota, with the real Kueue: what they say, what they hold, and what preemption costs them."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from cluster import HANG, Cluster
-from conftest import Queue
 from controlplane.client import object_path
 from controlplane.plane import ControlPlane
+from kueue_queue import Queue
 
 from evolution.store.history import History, read_history
 from evolution_operator.jobs import run_id
@@ -21,7 +22,7 @@ GPUS = "quota for nvidia.com/gpu in flavor any"
 """What the scarce resource is called in Kueue's messages."""
 QUEUED: dict[str, Any] = {
     "rounds": 1,
-    "runtimeRef": {"kind": "EvolutionRuntime", "name": "queued"},
+    "runtimeRef": {"kind": "EvolutionRuntime", "name": "simulated"},
     "selection": {"strategy": "None"},
     "gate": {"patience": 0},
 }
@@ -56,6 +57,9 @@ def test_runs_of_one_queue_take_turns_and_a_suspended_one_gives_its_quota_back(c
         cluster.wait(lambda name=name: cluster.job("r1-generate", name), f"the Job of {name} that wants a GPU")
         if name == "first":
             cluster.until_running("r1-generate", name)
+        # Kueue knows which of two came first by the second.
+        came = int(time.time())
+        cluster.wait(lambda came=came: int(time.time()) > came)
     cluster.until("Queued: *", "second")
     cluster.edit({"suspend": True}, "first")
     cluster.until_running("r1-generate", "second")
