@@ -119,6 +119,7 @@ WRONG_RUNTIMES: list[Mistake] = [
     ({"spec.retries": {"limit": -1}}, ["spec.retries.limit: Invalid value: -1", "greater than or equal to 0"]),
     ({"spec.imagePullPolicy": "Sometimes"}, ["spec.imagePullPolicy", '"Sometimes"', '"IfNotPresent"']),
 ]  # fmt: skip
+ZONE_REMEDY = "give an IANA name such as Europe/Berlin, or leave it out for UTC"
 WRONG_SCHEDULES: list[Mistake] = [
     ({"spec.runTemplate": LEFT_OUT}, ["spec.runTemplate: Required value"]),
     ({"spec.schedule": LEFT_OUT}, ["spec.schedule", "nothing would ever start a run; give schedule, onChange, or both"]),
@@ -130,8 +131,9 @@ WRONG_SCHEDULES: list[Mistake] = [
     ({"spec.schedule": "0 3 * 1-MÄR *"}, ["spec.schedule", '"1-MÄR" is no month; give 1 to 12 or JAN to DEC']),
     ({"spec.schedule": "0 3 * * MON,8"}, ["spec.schedule", '"MON,8" is no day of the week; give 0 to 7 or SUN to SAT']),
     ({"spec.schedule": "*/0 3 * * *"}, ["spec.schedule", '"*/0" is no minute']),
-    ({"spec.timeZone": "Mars/Olympus"}, ["spec.timeZone", "Mars/Olympus", "time zone"]),
-    ({"spec.timeZone": "Local"}, ["spec.timeZone", '"Local" is no time zone; give an IANA name, as Europe/Berlin or UTC']),
+    ({"spec.timeZone": "Mars/Olympus"}, ["spec.timeZone", "time zone Mars/Olympus", ZONE_REMEDY]),
+    ({"spec.timeZone": "Local"}, ["spec.timeZone", '"Local" is no time zone', ZONE_REMEDY]),
+    ({"spec.timeZone": "+02:00"}, ["spec.timeZone", '"+02:00" is no time zone', ZONE_REMEDY]),
     ({"spec.onChange": {"interval": "5s"}}, ["spec.onChange.interval", '"5s" is too short; give 10s or more']),
     ({"spec.onChange": {"interval": "1 day"}}, ["spec.onChange.interval", '"1 day" does not fit', "1h30m"]),
     ({"spec.concurrencyPolicy": "Queue"}, ["spec.concurrencyPolicy", '"Queue"', '"Forbid", "Replace", "Allow"']),

@@ -41,11 +41,12 @@ class Rule:
     """CEL expression of the text for people; the API server puts the field's path in front of it."""
     field: str = ""
     """The field to blame, as a path below `self`: .gate.metric."""
+    remedy: str = ""
+    """Plain text for values on which the rule cannot be evaluated; what went wrong is put in front of it."""
 
     def manifest(self) -> Schema:
-        return {"rule": self.holds, "messageExpression": self.message} | (
-            {"fieldPath": self.field} if self.field else {}
-        )
+        more = {"message": self.remedy, "fieldPath": self.field}
+        return {"rule": self.holds, "messageExpression": self.message} | {k: said for k, said in more.items() if said}
 
 
 def text(literal: str) -> str:

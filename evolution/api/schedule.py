@@ -34,6 +34,7 @@ CRON_FIELDS = (
 )
 """What each field is called, what it may be, and its pattern, which Python and RE2 read alike."""
 FIVE_FIELDS = "give minute, hour, day, month and day of the week with one space between them, as 0 3 * * *"
+ZONE_REMEDY = "give an IANA name such as Europe/Berlin, or leave it out for UTC"
 NEVER_STARTS = "nothing would ever start a run; give schedule, onChange, or both"
 
 
@@ -102,7 +103,7 @@ class EvolutionScheduleSpec(Resource):
         try:
             ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{zone!r} is no time zone; give an IANA name, as Europe/Berlin or UTC") from None
+            raise ValueError(f"{zone!r} is no time zone; {ZONE_REMEDY}") from None
         return zone
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from evolution.api.crd_rules import RUN_RULES, Rule, text
-from evolution.api.schedule import CRON_FIELDS, FIVE_FIELDS, LEAST_INTERVAL, NAME_LENGTH, NEVER_STARTS
+from evolution.api.schedule import CRON_FIELDS, FIVE_FIELDS, LEAST_INTERVAL, NAME_LENGTH, NEVER_STARTS, ZONE_REMEDY
 
 _PARTS = "self.split(' ')"
 
@@ -41,11 +41,13 @@ SCHEDULE_RULES: Mapping[str, Sequence[Rule]] = {
         ),
         *(_cron_field(number, *field) for number, field in enumerate(CRON_FIELDS)),
     ),
-    # The API server's own list of time zones decides: one that it does not know makes the rule fail to evaluate.
+    # The API server's own list of time zones decides: one that it does not know makes the rule fail to evaluate. A
+    # distance from UTC, as +02:00, is a zone in CEL and nowhere else.
     "spec.timeZone": (
         Rule(
-            "self != 'Local' && timestamp('2026-01-01T12:00:00Z').getFullYear(self) == 2026",
-            _said_of("self", " is no time zone; give an IANA name, as Europe/Berlin or UTC"),
+            "self != 'Local' && !self.contains(':') && timestamp('2026-01-01T12:00:00Z').getFullYear(self) == 2026",
+            _said_of("self", f" is no time zone; {ZONE_REMEDY}"),
+            remedy=ZONE_REMEDY,
         ),
     ),
     "spec.onChange.interval": (

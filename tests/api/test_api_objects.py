@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from api_objects import run, runtime
+from api_objects import run, runtime, schedule
 
 from evolution.api.errors import InvalidRun
-from evolution.api.load import run_from_object, runtime_from_object
+from evolution.api.load import run_from_object, runtime_from_object, schedule_from_object
 from evolution.api.runtime import amount, seconds
 
 SERVER_FIELDS: dict[str, Any] = {
@@ -30,6 +30,15 @@ def test_what_the_server_adds_to_a_run_is_left_aside() -> None:
 def test_the_preset_completes_an_object() -> None:
     assert run_from_object(run({"spec.preset": "Reference"})).spec.training.rank == 8
     assert run_from_object(run({"spec.preset": "Reference", "spec.training": {"rank": 4}})).spec.training.rank == 4
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "+02:00", "/etc/localtime", "CEST"])
+def test_a_time_zone_that_there_is_not_is_refused_with_what_there_is(zone: str) -> None:
+    with pytest.raises(InvalidRun) as refused:
+        schedule_from_object(schedule({"spec.timeZone": zone}))
+    (mistake,) = refused.value.errors
+    assert mistake.path == "spec.timeZone"
+    assert f"'{zone}' is no time zone; give an IANA name such as Europe/Berlin, or leave it out" in mistake.message
 
 
 def test_a_null_wins_over_the_preset() -> None:
