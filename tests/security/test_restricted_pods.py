@@ -21,13 +21,17 @@ from evolution.api.run import EvolutionRun
 from evolution.api.runtime import EvolutionRuntimeSpec
 from evolution.plan.dispatch import batches, make_order
 from evolution.plan.graph import Graph
+from evolution.plan.order import compute_for
 from evolution.plan.stage import Kind
 from evolution_operator.jobs import build_job
+from evolution_operator.jobsets import build_jobset
 
 pytestmark = pytest.mark.controlplane
 
 ROOT = Path(__file__).parents[2]
 GROUP = "selfevolution.io/v1alpha1"
+UID = "0ff0e7b6-e42e-4053-9949-5f0eef0e3916"
+REGION = {"AWS_REGION": "eu-west-1"}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 ENGINES: list[Json] = [
     {},
@@ -70,21 +74,21 @@ def test_the_pods_of_all_stages_engines_caches_and_sources_are_admitted(
     settings = [
         *({"engine": engine, "cache": cache, "shards": 2} for engine, cache in product(ENGINES, CACHES)),
         *({**special, "resources": {"gpus": 2}} for special in SPECIAL),
+        {"stages": {"train": {"nodes": 2, "gpus": 8}}},
     ]
     for spec, run in product(settings, RUNS):
         of_this: dict[str, Json] = {
-            job["metadata"]["labels"]["selfevolution.io/stage"]: job for job in jobs(make_run(run), runtime(spec))
+            pod["metadata"]["labels"]["selfevolution.io/stage"]: pod for pod in pods(make_run(run), runtime(spec))
         }
         kinds |= set(of_this)
-        for job in of_this.values():
-            admit(control_plane, restricted, job["spec"]["template"])
+        for pod in of_this.values():
+            admit(control_plane, restricted, pod)
     assert kinds == {kind.value for kind in Kind} | {"Round", "Run"}
 
 
 def test_pods_that_are_not_restricted_are_refused_there(control_plane: ControlPlane, restricted: str) -> None:
-    job = next(iter(jobs(make_run(), runtime({}))))
+    template = next(iter(pods(make_run(), runtime({}))))
     for loosened in ({"hostNetwork": True}, {"securityContext": {}}):
-        template = job["spec"]["template"]
         with pytest.raises(ApiError, match='violates PodSecurity "restricted'):
             admit(control_plane, restricted, {**template, "spec": {**template["spec"], **loosened}})
 
@@ -130,8 +134,8 @@ def test_a_folder_of_the_node_is_not_admitted_and_the_run_says_so(
     assert not api.get(object_path("pods", namespace=restricted))["items"]
 
 
-def jobs(run: EvolutionRun, settings: EvolutionRuntimeSpec) -> Iterator[Json]:
-    """The Job of every stage, as the operator makes them one after the other."""
+def pods(run: EvolutionRun, settings: EvolutionRuntimeSpec) -> Iterator[Json]:
+    """The pod of every stage, as the operator has them made one after the other."""
     world = World()
     while True:
         graph: Graph = world.graph(run)
@@ -139,8 +143,15 @@ def jobs(run: EvolutionRun, settings: EvolutionRuntimeSpec) -> Iterator[Json]:
         if not ready:
             return
         for batch in batches(graph, ready, settings.execution, ()):
-            order = make_order(run, "demo-0ff0e7b6", "s3://store/ours", graph, batch, shards=settings.shards)
-            yield build_job(run, str(uuid.uuid4()), settings, batch, order, {"AWS_REGION": "eu-west-1"})
+            compute = compute_for(run, settings, batch.first.kind)
+            order = make_order(
+                run, "demo-0ff0e7b6", "s3://store/ours", graph, batch, shards=settings.shards, compute=compute
+            )
+            if compute.nodes > 1:
+                made = build_jobset(run, UID, settings, batch, order, REGION)
+                yield made["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+            else:
+                yield build_job(run, UID, settings, batch, order, REGION)["spec"]["template"]
         for stage in ready:
             world.manifests[stage.fingerprint or ""] = finish(stage)
 
