@@ -9,6 +9,7 @@ import io
 import json
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -256,6 +257,47 @@ def test_the_throw_away_store_has_its_bucket_and_a_password_that_an_upgrade_keep
     assert [each.object_name for each in throw_away(cluster).list_objects("evolution", recursive=True)] == ["runs/kept"]
     with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
         Minio("127.0.0.1:9000", "evolution", "a guess", secure=False).list_buckets()
+
+
+def test_operator_and_workers_do_a_run_with_the_throw_away_store(cluster: Cluster) -> None:
+    if taken(9000):
+        pytest.skip("port 9000, which the store's pod has for itself in a cluster, is taken on this machine")
+    helm = cluster.helm("helm")
+    values = cluster.values.with_name("trying-out.yaml")
+    values.write_text(yaml.safe_dump(trying_out(values_of(cluster.minio))))
+    notes = helm("install", RELEASE, CHART, "-n", SYSTEM, "-f", values)
+    helm("upgrade", RELEASE, CHART, "-n", SYSTEM, "--reuse-values", "--wait")
+    cluster.plane.kubectl("delete", "secret", "store-credentials", "-n", TEAM)
+    run_as_said(cluster, notes, "create secret generic store-credentials")
+
+    store = throw_away(cluster)
+    eventually(store.list_buckets, "the store")
+    store.make_bucket(SOURCES)
+    for file in (REPOSITORY / "examples" / "quickstart").rglob("*"):
+        if file.is_file():
+            store.fput_object(SOURCES, file.relative_to(REPOSITORY / "examples").as_posix(), str(file))
+    cluster.plane.kubectl("apply", "-n", TEAM, "--filename=-", input=QUICKSTART.read_text().replace(": 4\n", ": 1\n"))
+    assert cluster.completed()["progress"]["roundsCompleted"] == 1
+    kept = [each.object_name or "" for each in store.list_objects("evolution", recursive=True)]
+    assert any(name.startswith(f"runs/{TEAM}/") for name in kept)
+    assert not cluster.stored(), "nothing went to another store"
+
+
+def trying_out(values: Json) -> Json:
+    """With the throw-away store in place of the real one, which is told under its address on this machine."""
+    given = yaml.safe_load(VALUES["trying-out"].read_text())
+    env = {**values["env"], "EVOLUTION_S3_ENDPOINT": "http://127.0.0.1:9000"}
+    return {**values, "devObjectStore": given["devObjectStore"], "objectStore": {}, "env": env}
+
+
+def run_as_said(cluster: Cluster, notes: str, words: str) -> None:
+    """The command of the notes with these words in it, with a namespace in place of NAMESPACE."""
+    lines = notes.splitlines()
+    first = next(number for number, line in enumerate(lines) if words in line)
+    last = next(number for number, line in enumerate(lines) if number >= first and not line.endswith("\\"))
+    command = "\n".join(lines[first : last + 1]).replace("NAMESPACE", TEAM)
+    environment = {**os.environ, "KUBECONFIG": str(cluster.plane.kubeconfig)}
+    subprocess.run(["sh", "-ec", command], env=environment, check=True)
 
 
 def throw_away(cluster: Cluster) -> Minio:

@@ -1,6 +1,7 @@
 """What the chart becomes, with every set of values in values/ and with wrong ones, by Helm 3 and by Helm 4."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -207,6 +208,36 @@ def test_the_port_of_the_store_is_that_of_its_endpoint(helm3: Helm, endpoint: st
     assert policy["spec"]["egress"][-1]["ports"] == [{"port": port}]
 
 
+def test_the_operator_finds_the_throw_away_store_and_has_its_keys(helm3: Helm) -> None:
+    made = helm3.objects("trying-out", "--set", "networkPolicy.enabled=true,test.evolution.source=s3://evolution/demo")
+    operator = operator_container(made)
+    (probe,) = (c for pod in of_kind(made, "Pod") for c in pod["spec"]["containers"] if c["name"] == "probe")
+    endpoint = urlsplit(value_of("EVOLUTION_S3_ENDPOINT", operator))
+    assert value_of("EVOLUTION_S3_ENDPOINT", probe) == endpoint.geturl()
+
+    at = {f"{s['metadata']['name']}.{s['metadata']['namespace']}.svc": s["spec"] for s in of_kind(made, "Service")}
+    service = at[str(endpoint.hostname)]
+    assert [port["port"] for port in service["ports"]] == [endpoint.port]
+    templates = [deployment["spec"]["template"] for deployment in of_kind(made, "Deployment")]
+    (pod,) = (t for t in templates if t["metadata"]["labels"].items() >= service["selector"].items())
+    (store,) = pod["spec"]["containers"]
+    assert f"--address=:{endpoint.port}" in store["command"]
+    (policy,) = of_kind(made, "NetworkPolicy")
+    assert {"port": endpoint.port} in [port for rule in policy["spec"]["egress"] for port in rule["ports"]]
+    assert not pod["metadata"]["labels"].items() >= policy["spec"]["podSelector"]["matchLabels"].items()
+
+    (secret,) = of_kind(made, "Secret")
+    given = {secret["metadata"]["name"]}
+    assert {each["secretRef"]["name"] for container in (operator, probe) for each in container["envFrom"]} == given
+    keys = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in store["env"] if "valueFrom" in each}
+    assert {key["name"] for key in keys.values()} == given
+    assert {name: key["key"] for name, key in keys.items()} == {
+        "MINIO_ROOT_USER": "AWS_ACCESS_KEY_ID",
+        "MINIO_ROOT_PASSWORD": "AWS_SECRET_ACCESS_KEY",
+    }
+    assert set(secret["data"]) == {key["key"] for key in keys.values()}
+
+
 def test_in_a_cluster_without_the_definitions_the_runtime_waits_for_the_next_upgrade(helm3: Helm) -> None:
     cluster = ("--api-versions", "apiregistration.k8s.io/v1")
     made = helm3.objects("trying-out", *cluster)
@@ -222,6 +253,7 @@ def test_in_a_cluster_without_the_definitions_the_runtime_waits_for_the_next_upg
 
 
 DEV = ("devObjectStore.enabled=true", "devObjectStore.image=minio:1")
+NO_OTHER = ("objectStore.uri=", "objectStore.existingSecret=")
 REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("objectStore.uri=",), "objectStore.uri: is empty; give bucket and prefix, as s3://evolution/runs"),
     (
@@ -236,7 +268,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("objectStore.endpoint=https://user:password@s3.example.com",), "at '/objectStore/endpoint'"),
     (DEV, "at '/objectStore/existingSecret': value must be ''"),
     (
-        ("devObjectStore.enabled=true", "objectStore.uri=", "objectStore.existingSecret="),
+        ("devObjectStore.enabled=true", *NO_OTHER),
         "at '/devObjectStore/image': minLength",
     ),
     (("replicas=2",), "replicas: is 2; operators elect no leader"),
@@ -254,6 +286,10 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("metrics.rules.exclude={EvolutionRunStaled}",), "at '/metrics/rules/exclude/0': value must be one of"),
     (("gpuPrices.h100=dear",), "at '/gpuPrices/h100': got string, want number"),
     (("runtime.create=true",), "runtime.spec.image: is empty; give the trainer's image"),
+    (
+        (*DEV, *NO_OTHER, "runtime.create=true", "runtime.spec.image=trainer:1"),
+        "runtime.spec.storeSecretName: is empty, but workers reach the throw-away store with keys alone",
+    ),
     (("namespaces={Team_A}",), "at '/namespaces/0': 'Team_A' does not match pattern"),
     (("namespaces={team-a}", "admissionPolicies.enabled=true"), "policies count in the whole cluster"),
 ]
@@ -271,6 +307,11 @@ def test_a_cluster_without_the_prometheus_operator_is_noticed(helm3: Helm, setti
     done = helm3.run("template", RELEASE, CHART, "-f", VALUES["minimal"], *given)
     assert "this cluster does not know monitoring.coreos.com/v1; install the Prometheus Operator first" in done.stderr
     helm3.objects("minimal", *given, "--api-versions", "monitoring.coreos.com/v1")
+
+
+def value_of(name: str, container: Json) -> str:
+    (value,) = (variable["value"] for variable in container["env"] if variable["name"] == name)
+    return str(value)
 
 
 def identity(object_: Json) -> tuple[str, str, str]:

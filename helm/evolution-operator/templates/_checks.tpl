@@ -18,6 +18,9 @@
 {{- if and .runtime.create (not .runtime.spec.image) -}}
 {{- fail "runtime.spec.image: is empty; give the trainer's image, as registry.example.com/evolution-trainer:0.1.0, or set runtime.create to false" -}}
 {{- end -}}
+{{- if and .devObjectStore.enabled .runtime.create (not .runtime.spec.storeSecretName) -}}
+{{- fail "runtime.spec.storeSecretName: is empty, but workers reach the throw-away store with keys alone; set it to store-credentials, the Secret that the chart's notes say how to make in each namespace with runs" -}}
+{{- end -}}
 {{- if and .admissionPolicies.enabled .namespaces -}}
 {{- fail (printf "admissionPolicies.enabled: policies count in the whole cluster, but this release is for namespaces %s alone; leave them out here, and have them installed once per cluster" (join ", " .namespaces)) -}}
 {{- end -}}
