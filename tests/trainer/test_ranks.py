@@ -24,6 +24,7 @@ from evolution.plan.worker import Failed, Progress, parse_event
 from evolution_trainer import ranks, train
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.fit import processes
+from evolution_trainer.meeting import FileMeeting
 
 PAIRS = [pair(i) for i in range(12)]
 
@@ -90,37 +91,54 @@ def test_only_who_waits_for_a_process_asks_how_it_ended(bench: Bench, monkeypatc
     other = Other()
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=lambda **_: other))
     monkeypatch.setattr(ranks, "_group", lambda *_: nullcontext())
-    plan: Any = SimpleNamespace(scratch=bench.folder, processes=2)
-    with ranks.Ranks(bench.session, plan) as both:
+    with ranks.Ranks(bench.session, plan_of_two(), FileMeeting(bench.folder / "meeting", 2)) as both:
         both.ended()
     assert not other.asked.is_set(), "of two that ask, the system tells one nothing: the process would seem lost"
 
 
-class Killed:
+def plan_of_two(nodes: int = 1) -> Any:
+    """For two processes of this node."""
+    return SimpleNamespace(node=0, nodes=nodes, processes=2 * nodes, processes_here=2)
+
+
+class Ended:
     """A process whose files are closed already, and of which the system tells the end to those only who wait for it."""
 
     pid = 1
 
-    def __init__(self) -> None:
+    def __init__(self, code: int) -> None:
         self.sentinel, end = os.pipe()
         os.close(end)
         self.exitcode: int | None = None
+        self._code = code
 
     def start(self) -> None: ...
 
     def kill(self) -> None: ...
 
     def join(self, timeout: float | None = None) -> None:  # noqa: ARG002
-        self.exitcode = -signal.SIGKILL
+        self.exitcode = self._code
 
 
 def test_one_whose_connection_breaks_a_moment_before_its_end_is_named_all_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=lambda **_: Killed()))
+    with pytest.raises(StageFailed, match="was killed by signal 9"):
+        losing(-signal.SIGKILL, bench, monkeypatch, nodes=1)
+
+
+def test_one_that_lost_another_on_another_node_is_not_the_one_to_blame(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        losing(ranks.PEER_LOST, bench, monkeypatch, nodes=2)
+
+
+def losing(code: int, bench: Bench, monkeypatch: pytest.MonkeyPatch, nodes: int) -> None:
+    """The connection breaks, and the other process of this node has ended with that code."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: SimpleNamespace(Process=lambda **_: Ended(code)))
     monkeypatch.setattr(ranks, "_group", lambda *_: nullcontext())
-    plan: Any = SimpleNamespace(scratch=bench.folder, processes=2)
-    with pytest.raises(StageFailed, match="was killed by signal 9"), ranks.Ranks(bench.session, plan):
+    with ranks.Ranks(bench.session, plan_of_two(nodes), FileMeeting(bench.folder / "meeting", 2)):
         raise RuntimeError("Connection closed by peer")
 
 

@@ -2,14 +2,16 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from evolution.api.run import Metric
 from evolution.plan.gate import after_round
-from evolution.plan.manifest import Artifact, Manifest
+from evolution.plan.manifest import Artifact, Manifest, Usage
 from evolution.plan.order import Order, OrderStage
 from evolution.plan.stage import SEMANTICS, Kind, fingerprint
 from evolution.plan.tally import Spending, came_out, spent, spent_on_committed
@@ -28,9 +30,12 @@ from evolution_trainer.model import ModelSession
 from evolution_trainer.preemption import deferred
 from evolution_trainer.round_figures import RoundFigures
 from evolution_trainer.scratch import Scratch
-from evolution_trainer.stage import Result, StageRun
+from evolution_trainer.stage import ReportProgress, Result, StageRun
 from evolution_trainer.timing import Clock, TimedArtifacts, summed
 from evolution_trainer.usage import Meter, together
+
+if TYPE_CHECKING:
+    from evolution_trainer.nodes import Nodes
 
 LIBRARIES = ("evolution", "torch", "transformers", "peft")
 
@@ -54,10 +59,12 @@ class Execution:
         self.figures = RoundFigures(self.order)
 
     def do(self) -> None:
-        """All its stages, or the share of one that this worker is told of."""
+        """All its stages, or its part of the one that this worker shares with others."""
         order = self.order
         if order.shards > 1:
             return self._do_share()
+        if order.compute.nodes > 1:
+            return self._do_together()
         outputs: dict[str, Mapping[str, Artifact]] = {}
         verdict = order.gate.verdict if order.gate else None
         for todo in order.stages:
@@ -108,7 +115,7 @@ class Execution:
             self.account.found_done()
         done = parts.all()
         if done is None:
-            if standing := _standing(doing.artifacts, doing.fingerprint):
+            if standing := doing.standing():
                 self.pipe.emit(Committed(stage=todo.id, manifest=standing, adopted=True))
             else:
                 print(f"{todo.id}: part {shard + 1} of {order.shards} is done", file=sys.stderr)  # noqa: T201
@@ -132,6 +139,65 @@ class Execution:
         self._commit(merging, merged.model_copy(update=whole), mine)
         parts.remove()
 
+    def _do_together(self) -> None:
+        """The order's one stage, by workers on several nodes that compute each step together. Node 0 leads: it alone
+        writes to the store, and tells how far the stage is.
+        """
+        order, todo = self.order, self.order.stages[0]
+        if [stage.kind for stage in order.stages] != [Kind.TRAIN]:
+            message = f"only an order of one Train stage can be done by {order.compute.nodes} nodes together"
+            raise StageFailed("OrderInvalid", message, ExitCode.BAD_SPEC)
+        self.stage = todo.id
+        place = pod.place(order.compute.nodes)
+        doing = self._begin(todo, {name: _digest(todo, name, {}) for name in todo.inputs})
+        if place.node == 0:
+            self._lead(doing, place)
+        else:
+            self._follow(doing, place)
+
+    def _lead(self, doing: "Doing", place: pod.Place) -> None:
+        if self._adopted(doing):
+            return
+        with doing.clock.loading():
+            run = stage_of(Kind.TRAIN)
+            from evolution_trainer.nodes import Leader, StageDone
+
+        nodes = Leader(place, doing.done, doing.clock, doing.progress)
+        try:
+            made = self._manifest(doing, run, nodes)
+        except StageDone:
+            self.account.in_vain()
+            self._adopted(doing)
+            return
+        self._commit(doing, made, spent_on_committed(made))
+        nodes.committed()
+
+    def _follow(self, doing: "Doing", place: pod.Place) -> None:
+        who = f"{doing.todo.id}: node {place.node} of {place.nodes}"
+        if doing.done():
+            self.account.found_done()
+            print(f"{who} finds it done", file=sys.stderr)  # noqa: T201
+            return
+        with doing.clock.loading():
+            run = stage_of(Kind.TRAIN)
+            from evolution_trainer.nodes import Follower, StageDone
+
+        nodes = Follower(place, doing.done, doing.clock)
+        quiet = replace(doing, progress=lambda *_, **__: None)
+        try:
+            with self._stage_run(quiet, nodes) as stage:
+                run(replace(stage, compute=stage.compute.model_copy(update={"reporters": ()})))
+            nodes.until_committed()
+        except StageDone:
+            self.account.in_vain()
+            print(f"{who} is not needed: it is done", file=sys.stderr)  # noqa: T201
+            return
+        if (manifest := doing.standing()) and manifest.run == self.order.run:
+            self.account.committed(spent(doing.clock.timings(), Usage(), Kind.TRAIN))
+        else:
+            self.account.in_vain()
+        print(f"{who} has done its part", file=sys.stderr)  # noqa: T201
+
     def _begin(self, todo: OrderStage, inputs: Mapping[str, str], shard: int | None = None) -> "Doing":
         order, store = self.order, self.store
         name = fingerprint(todo.kind, todo.parameters, inputs)
@@ -144,7 +210,7 @@ class Execution:
 
     def _adopted(self, doing: "Doing") -> Manifest | None:
         """The stage's manifest, if it is done; else its start is told."""
-        standing = _standing(doing.artifacts, doing.fingerprint)
+        standing = doing.standing()
         if standing is None:
             self.pipe.emit(Started(stage=doing.todo.id, fingerprint=doing.fingerprint))
         else:
@@ -152,36 +218,41 @@ class Execution:
             self.pipe.emit(Committed(stage=doing.todo.id, manifest=standing, adopted=True))
         return standing
 
-    def _manifest(self, doing: "Doing", run: Callable[[StageRun], Result]) -> Manifest:
-        """What `run` gives, its outputs stored but nothing committed."""
-        todo = doing.todo
-        session = self.session
+    @contextmanager
+    def _stage_run(self, doing: "Doing", nodes: "Nodes | None" = None) -> Iterator[StageRun]:
+        """What the stage is given, while it is done."""
+        todo, session = doing.todo, self.session
         session.expect(doing.inputs.get("model"), doing.progress, doing.clock)
         with self.scratch.folder(doing.fingerprint) as scratch:
-            result = run(
-                StageRun(
-                    run=self.order.run,
-                    id=todo.id,
-                    round=todo.round,
-                    parameters=todo.parameters,
-                    inputs=doing.inputs,
-                    model_uri=self.order.model,
-                    artifacts=doing.artifacts,
-                    scratch=scratch,
-                    session=session,
-                    progress=doing.progress,
-                    checkpoints=doing.checkpoints,
-                    compute=self.order.compute,
-                    usage=doing.usage,
-                )
+            yield StageRun(
+                run=self.order.run,
+                id=todo.id,
+                round=todo.round,
+                parameters=todo.parameters,
+                inputs=doing.inputs,
+                model_uri=self.order.model,
+                artifacts=doing.artifacts,
+                scratch=scratch,
+                session=session,
+                progress=doing.progress,
+                checkpoints=doing.checkpoints,
+                compute=self.order.compute,
+                usage=doing.usage,
+                nodes=nodes,
             )
+
+    def _manifest(self, doing: "Doing", run: Callable[[StageRun], Result], nodes: "Nodes | None" = None) -> Manifest:
+        """What `run` gives, its outputs stored but nothing committed."""
+        todo = doing.todo
+        with self._stage_run(doing, nodes) as stage:
+            result = run(stage)
             outputs = {
                 output: doing.artifacts.put_tree(made.path)
                 if made.path.is_dir()
                 else doing.artifacts.put_file(made.path, made.count)
                 for output, made in result.outputs.items()
             }
-        timings = doing.clock.timings()
+        timings = doing.clock.timings(self.order.compute.nodes)
         return Manifest(
             fingerprint=doing.fingerprint,
             kind=todo.kind,
@@ -193,7 +264,7 @@ class Execution:
             metrics=dict(result.metrics),
             warnings=result.warnings,
             timings=timings,
-            usage=doing.usage.read(timings.work),
+            usage=doing.usage.read(timings.work, self.order.compute.nodes),
             versions=versions(),
             attempt=todo.attempt,
             run=self.order.run,
@@ -224,9 +295,16 @@ class Doing:
     fingerprint: str
     clock: Clock
     artifacts: TimedArtifacts
-    progress: ProgressReporter
+    progress: ReportProgress
     checkpoints: Checkpoints
     usage: Meter = field(default_factory=Meter)
+
+    def standing(self) -> Manifest | None:
+        """The stage's manifest, once it is done."""
+        return _standing(self.artifacts, self.fingerprint)
+
+    def done(self) -> bool:
+        return self.standing() is not None
 
 
 def generate_module() -> ModuleType:

@@ -1,10 +1,12 @@
-"""Training itself: batches into an adapter, or into all weights, by one process or by several that share each step.
+"""Training itself: batches into an adapter, or into all weights, by one process or by several that share each step, on
+one node or on several.
 
 A training that was interrupted goes on from its newest checkpoint, with the same result to the last bit where the same
 number of processes computes the same number of rows at once.
 """
 
 import shutil
+import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,12 +18,16 @@ from pydantic import JsonValue
 from transformers import TrainerCallback
 
 from evolution.plan.order import Compute
+from evolution.plan.worker import ExitCode
 from evolution_trainer.adapter import save_trained, trainable
 from evolution_trainer.checkpoint import Checkpoints
+from evolution_trainer.failure import StageFailed
+from evolution_trainer.meeting import FileMeeting, Meeting
 from evolution_trainer.memory import out_of_memory
 from evolution_trainer.model import ModelSession
+from evolution_trainer.nodes import Nodes, Terms
 from evolution_trainer.optimizing import FitParameters, Plan, optimize
-from evolution_trainer.preemption import Preempted, deferred
+from evolution_trainer.preemption import Preempted, asked, deferred
 from evolution_trainer.ranks import Ranks
 from evolution_trainer.seeds import seed
 from evolution_trainer.stage import ReportProgress
@@ -38,12 +44,25 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
 def processes(compute: Compute, batch_size: int) -> int:
-    """How many processes train together: as many as `wanted`, but each needs the same share of a batch."""
-    return max(n for n in range(1, min(wanted(compute), batch_size) + 1) if batch_size % n == 0)
+    """How many processes of each node train together: as many as `wanted`, but each needs the same share of a batch.
+
+    Raises:
+        StageFailed: NodesCannotShare (bad spec).
+    """
+    nodes = compute.nodes
+    if batch_size % nodes:
+        raise StageFailed(
+            "NodesCannotShare",
+            f"training.batchSize {batch_size} cannot be divided into equal shares for {nodes} nodes: make it a "
+            f"multiple of {nodes}, or change stages.train.nodes of the runtime",
+            ExitCode.BAD_SPEC,
+        )
+    share = batch_size // nodes
+    return max(n for n in range(1, min(wanted(compute), share) + 1) if share % n == 0)
 
 
 def wanted(compute: Compute) -> int:
-    """As many processes as asked for, or as there are GPUs."""
+    """As many processes of each node as asked for, or as there are GPUs."""
     return compute.processes or max(1, torch.cuda.device_count())
 
 
@@ -59,6 +78,7 @@ def fit(
     compute: Compute | None = None,
     checkpoints: Checkpoints | None = None,
     usage: Meter | None = None,
+    nodes: Nodes | None = None,
 ) -> list[dict[str, JsonValue]]:
     """Train `adapter` (None: a fresh one) on `batches`, leave it in `scratch`/adapter, and return the log.
 
@@ -66,28 +86,43 @@ def fit(
     checkpoint.
 
     Raises:
-        StageFailed: LossNotFinite; ProcessLost.
+        StageFailed: LossNotFinite; ProcessLost; NodesCannotShare, NodesMissing or PeerLost.
+        StageDone: another worker has committed the stage while this one waited for nodes.
         Preempted: a signal came; the steps so far are in a checkpoint.
     """
     compute = compute or Compute()
+    here = processes(compute, parameters.batch_size)
     plan = Plan(
         parameters=parameters,
         batches=batches,
         adapter=adapter,
         scratch=scratch,
-        processes=processes(compute, parameters.batch_size),
+        node=nodes.place.node if nodes else 0,
+        nodes=compute.nodes,
+        processes=here * compute.nodes,
         gradient_checkpointing=compute.gradient_checkpointing,
     )
     saved = TrainingCheckpoints(checkpoints, {name: version(name) for name in LIBRARIES}) if checkpoints else None
-    share = parameters.batch_size // plan.processes
-    while True:
+    share, resumed = parameters.batch_size // plan.processes, scratch / "resumed"
+
+    def offer() -> Terms:
         rows = rows_at_once(session.budget(TOKEN_BUDGET), share, batches.rows)
-        resumed = scratch / "resumed"
-        plan = replace(plan, rows_at_once=rows, resumed=resumed if saved and saved.restore(resumed) else None)
+        return Terms(processes=here, rows_at_once=rows, checkpoint=saved.restore(resumed) if saved else "")
+
+    while True:
+        terms = nodes.agree(offer) if nodes else offer()
+        rows = terms.rows_at_once
+        plan = replace(plan, rows_at_once=rows, resumed=resumed if terms.checkpoint else None)
         try:
-            return _fit(session, plan, saved, progress, usage or Meter(), callbacks)
+            with nodes.pulse() if nodes else nullcontext():
+                if plan.node:
+                    _take(terms, here, saved, resumed)
+                meeting = nodes.meeting if nodes else FileMeeting(scratch / f"meeting-{uuid.uuid4().hex}", here)
+                return _fit(session, plan, meeting, saved, progress, usage or Meter(), callbacks)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if nodes:
+                nodes.see_to(error)
+            elif not out_of_memory(error):
                 raise
             if rows == 1:
                 raise MemoryError(str(error)) from error
@@ -96,16 +131,31 @@ def fit(
             session.halve_budget()
 
 
+def _take(terms: Terms, here: int, saved: TrainingCheckpoints | None, resumed: Path) -> None:
+    """Begin where the node that leads does, with as many processes."""
+    if terms.processes != here:
+        raise StageFailed(
+            "NodesDiffer",
+            f"{here} processes of this node would train together, but {terms.processes} of node 0: give all nodes the "
+            "same number of GPUs",
+            1,
+        )
+    if terms.checkpoint and not (saved and saved.restore(resumed, terms.checkpoint)):
+        message = f"node 0 goes on from checkpoint {terms.checkpoint}, which is not in the store any more"
+        raise StageFailed("CheckpointLost", message, 1)
+
+
 def _fit(
     session: ModelSession,
     plan: Plan,
+    meeting: Meeting,
     saved: TrainingCheckpoints | None,
     progress: ReportProgress,
     usage: Meter,
     callbacks: Sequence[TrainerCallback],
 ) -> list[dict[str, JsonValue]]:
     parameters = plan.parameters
-    with Ranks(session, plan) if plan.processes > 1 else nullcontext() as ranks:
+    with Ranks(session, plan, meeting) if plan.processes > 1 else nullcontext() as ranks:
         torch.manual_seed(seed(parameters.seed, parameters.round, "adapter"))
         with trainable(session, parameters, plan.adapter) as model:
             with deferred():
@@ -115,10 +165,15 @@ def _fit(
             usage.tokens_in += done.tokens
             usage.flops += done.flops
             if not done.complete:
+                if plan.nodes > 1 and not asked():
+                    raise StageFailed(
+                        "PeerLost", "the worker of another node was stopped by a signal", ExitCode.PREEMPTED
+                    )
                 raise Preempted
-            folder = plan.scratch / "adapter"
-            shutil.rmtree(folder, ignore_errors=True)
-            save_trained(model, folder, session)
+            if plan.node == 0:
+                folder = plan.scratch / "adapter"
+                shutil.rmtree(folder, ignore_errors=True)
+                save_trained(model, folder, session)
             return done.log
 
 

@@ -1,6 +1,7 @@
 """The optimizer's steps: the Trainer of transformers, told what to compute, when to save and when to stop."""
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from evolution.api.run import Preset
 from evolution.plan.worker import ExitCode
 from evolution_trainer import preemption
 from evolution_trainer.adapter import AdapterParameters
+from evolution_trainer.exchange import anywhere, collect_random_states
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.model import ModelSession
 from evolution_trainer.seeds import seed
@@ -49,12 +51,20 @@ class Plan:
     batches: Batches
     adapter: Path | None
     scratch: Path
+    node: int = 0
+    nodes: int = 1
     processes: int = 1
+    """Of all nodes."""
     rows_at_once: int = 1
     """Of one process; divides its share of a batch."""
     gradient_checkpointing: bool = False
     resumed: Path | None = None
     """Folder with the checkpoint to go on from."""
+
+    @property
+    def processes_here(self) -> int:
+        """Of each node."""
+        return self.processes // self.nodes
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ def optimize(
     for callback in callbacks:
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(plan.resumed) if plan.resumed else None)
+    if plan.nodes > 1:
+        dist.barrier()  # one that was lost in the last step is found missing here
     done = trainer.state.global_step
     assert done == steps or preemption.asked() or plan.processes > 1, (done, steps)
     size = plan.parameters.batch_size
@@ -161,13 +173,18 @@ class AnswerTrainer(Trainer):
         return 0  # the original asks every parameter for its size, every time
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step, device = self.state.global_step, self.args.device
+        folder = Path(str(self.args.output_dir), f"checkpoint-{step}")
         with self._saved.checkpoints.clock.checkpointing() if self._saved else nullcontext():
             super()._save_checkpoint(model, trial)
             if dist.is_initialized():
-                dist.barrier()  # each process has written the state of its own random numbers
+                collect_random_states(folder, device)
+            mine = self._saved if self.is_world_process_zero() else None
+            [kept] = anywhere(mine is not None and mine.save(folder, step), device=device)
         if self._saved:
-            step = self.state.global_step
-            self._saved.save(Path(str(self.args.output_dir), f"checkpoint-{step}"), step)
+            self._saved.tried(kept)
+        if self.is_local_process_zero() and not self.is_world_process_zero():
+            shutil.rmtree(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         assert output_dir is not None
@@ -248,11 +265,8 @@ class StepWatcher(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         stop = preemption.asked()
         save = self._saved is not None and (stop or (self._saved.due and state.global_step < state.max_steps))
-        if dist.is_initialized():
-            # The first process decides, for all to do the same after the same step.
-            told = torch.tensor([stop, save], dtype=torch.uint8, device=args.device)
-            dist.broadcast(told, 0)
-            stop, save = (bool(value) for value in told.tolist())
+        # All do the same after the same step; the processes that a signal does not reach have nothing to say.
+        stop, save = anywhere(stop, save, device=args.device)
         control.should_save |= save
         control.should_training_stop |= stop
 

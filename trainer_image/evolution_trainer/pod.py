@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from evolution.plan.worker import ExitCode, Failed, OrderDone
@@ -14,6 +15,10 @@ ORDER = "EVOLUTION_ORDER"
 """The order as JSON."""
 SHARD_INDEX = "EVOLUTION_SHARD_INDEX"
 """Which of the workers that share a stage this one is, from 0."""
+NODE_INDEX = "EVOLUTION_NODE_INDEX"
+"""Which of the workers that train together on several nodes this one is, from 0."""
+LEADER = "EVOLUTION_LEADER"
+"""Where the first of them is found: host:port."""
 TERMINATION_MESSAGE = "EVOLUTION_TERMINATION_MESSAGE"
 """File for the last word of a worker."""
 MESSAGE_BYTES = 4096
@@ -37,6 +42,41 @@ def shard_index(shards: int) -> int:
             ExitCode.BAD_SPEC,
         )
     return int(given)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a worker among those that train together, each on its node."""
+
+    node: int
+    """From 0, the node that leads."""
+    nodes: int
+    host: str
+    """Of the node that leads, as is the port."""
+    port: int
+
+
+def place(nodes: int) -> Place:
+    """This worker's place among `nodes`.
+
+    Raises:
+        StageFailed: OrderInvalid, if the environment does not tell it.
+    """
+    node, leader = os.environ.get(NODE_INDEX, ""), os.environ.get(LEADER, "")
+    if not node.isdecimal() or int(node) >= nodes:
+        raise StageFailed(
+            "OrderInvalid",
+            f"{NODE_INDEX} is {node!r}, but the order is for {nodes} nodes: 0 to {nodes - 1} are expected",
+            ExitCode.BAD_SPEC,
+        )
+    host, _, port = leader.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise StageFailed(
+            "OrderInvalid",
+            f"{LEADER} is {leader!r}, but the order is for {nodes} nodes: host:port of node 0 is expected",
+            ExitCode.BAD_SPEC,
+        )
+    return Place(int(node), nodes, host, int(port))
 
 
 def leave_message(last: Failed | OrderDone) -> None:

@@ -16,6 +16,7 @@ from evolution_trainer.usage import Meter
 
 if TYPE_CHECKING:
     from evolution_trainer.model import ModelSession
+    from evolution_trainer.nodes import Nodes
 
 
 class ReportProgress(Protocol):
@@ -44,6 +45,8 @@ class StageRun:
     usage: Meter = field(default_factory=Meter)
     run: str = ""
     """`<name>-<uid8>`: where the run's own things lie in the store."""
+    nodes: "Nodes | None" = None
+    """Those with which it is done."""
 
     def input(self, name: str) -> Path:
         """Local, verified file of an input."""

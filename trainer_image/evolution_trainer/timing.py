@@ -62,11 +62,11 @@ class Clock:
         """Count the block as time spent moving artifacts and sources."""
         return self._counted_as("io")
 
-    def timings(self) -> Timings:
-        """So far."""
+    def timings(self, nodes: int = 1) -> Timings:
+        """So far, of a worker that computes together with those of so many nodes, itself among them."""
         spent = {activity: round(seconds, 3) for activity, seconds in self.seconds.items()}
         started_at = rfc3339(self.began)
-        return Timings(started_at=started_at, total=round(sum(spent.values()), 3), **spent, gpus=visible_gpus())
+        return Timings(started_at=started_at, total=round(sum(spent.values()), 3), **spent, gpus=visible_gpus() * nodes)
 
     @contextmanager
     def _counted_as(self, activity: Activity) -> Iterator[None]:

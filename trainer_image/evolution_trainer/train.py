@@ -7,6 +7,7 @@ from pydantic import JsonValue
 
 from evolution.api.run import Strategy
 from evolution.plan.manifest import Record
+from evolution.plan.order import Compute
 from evolution_trainer.adapter import check_variant
 from evolution_trainer.card import model_card
 from evolution_trainer.failure import StageFailed
@@ -45,10 +46,15 @@ def run(stage: StageRun) -> Result:
     """Inputs: pairs, [pairs.N, scores.N]..., model[, adapter]. Outputs: adapter, log, selection, card.
 
     Raises:
-        StageFailed: NoRows, LossNotFinite, or what is wrong with the adapter's settings.
+        StageFailed: NoRows, NodesCannotShare, LossNotFinite, or what is wrong with the adapter's settings.
     """
     parameters = TrainParameters.model_validate(stage.parameters)
     warnings = check_variant(parameters, stage.compute)
+    if (used := processes(stage.compute, parameters.batch_size)) < wanted(stage.compute):
+        warnings.append(
+            f"{used} of {wanted(stage.compute)} processes train{_per_node(stage.compute)}: training.batchSize "
+            f"{parameters.batch_size} is divided into equal shares; make it a multiple of the number of GPUs"
+        )
     history = chosen_history(stage, parameters, warnings)
     with stage.rows_out("selection") as selection:
         for round_, row in history:
@@ -64,11 +70,6 @@ def run(stage: StageRun) -> Result:
         mend = "raise training.maxTokens" if pairs else "let selection.strategy train pairs of earlier rounds, too"
         raise StageFailed("NoRows", f"none of {len(pairs)} pairs is left to train on; {mend}")
 
-    if (used := processes(stage.compute, parameters.batch_size)) < wanted(stage.compute):
-        warnings.append(
-            f"{used} of {wanted(stage.compute)} processes train: training.batchSize {parameters.batch_size} is divided "
-            "into equal shares; make it a multiple of the number of GPUs"
-        )
     length, order = parameters.length, seed(parameters.seed, parameters.round, "order")
     batches = Batches.shuffled(rows, parameters.batch_size, length.steps, length.epochs, order)
     adapter = stage.artifacts.fetch_tree(stage.inputs["adapter"]) if "adapter" in stage.inputs else None
@@ -85,6 +86,7 @@ def run(stage: StageRun) -> Result:
             compute=stage.compute,
             checkpoints=stage.checkpoints,
             usage=stage.usage,
+            nodes=stage.nodes,
         )
         for step in steps:
             log(step)
@@ -140,6 +142,10 @@ def chosen_history(stage: StageRun, parameters: TrainParameters, warnings: list[
             f"({len(pool)} in all); all of them are used"
         )
     return [pool[i] for i in chosen]
+
+
+def _per_node(compute: Compute) -> str:
+    return " on each node" if compute.nodes > 1 else ""
 
 
 def _scores(stage: StageRun, round_: int) -> list[float | None]:

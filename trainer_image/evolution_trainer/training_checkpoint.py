@@ -32,17 +32,23 @@ class TrainingCheckpoints:
     def due(self) -> bool:
         return self.checkpoints.due
 
-    def save(self, folder: Path, step: int) -> None:
+    def save(self, folder: Path, step: int) -> bool:
         """Store the files of `folder`, the state after optimizer step `step`, in place of older states.
 
-        A store that does not answer just now costs this checkpoint, not the training.
+        A store that does not answer just now costs this checkpoint, not the training: False.
         """
         with self.checkpoints.clock.checkpointing():
             try:
                 self._save(folder, step)
-                self.checkpoints.work_saved = self.checkpoints.clock.seconds["work"]
+                return True
             except StoreUnavailable as error:
                 print(f"the checkpoint of step {step} is not kept: {error}", file=sys.stderr)  # noqa: T201
+                return False
+
+    def tried(self, kept: bool) -> None:
+        """A state was to be saved, by this worker or by the one that leads; if it is kept, no work is lost."""
+        if kept:
+            self.checkpoints.work_saved = self.checkpoints.clock.seconds["work"]
         self.checkpoints.saved()
 
     def _save(self, folder: Path, step: int) -> None:
@@ -58,26 +64,31 @@ class TrainingCheckpoints:
             if found.key not in needed:
                 store.delete(found.key)
 
-    def restore(self, folder: Path) -> bool:
-        """Bring the newest whole state into the new folder `folder`; False if there is none."""
+    def restore(self, folder: Path, wanted: str = "") -> str:
+        """Bring the newest whole state, or the one named `wanted`, into the new folder `folder`; its name, or "" if
+        there is none.
+        """
         with self.checkpoints.clock.checkpointing():
-            for files in self._listings():
+            for state, files in self._listings():
+                if wanted not in ("", state):
+                    continue
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
                 if all(self._fetch(digest, folder / name) for name, digest in files.items()):
-                    return True
-        return False
+                    return state
+        return ""
 
-    def _listings(self) -> Iterator[Mapping[str, str]]:
-        """Names and digests of the files of every state that these libraries wrote, the newest first."""
+    def _listings(self) -> Iterator[tuple[str, Mapping[str, str]]]:
+        """Name of every state that these libraries wrote, with names and digests of its files; the newest first."""
         store = self.checkpoints.store
         for found in sorted(store.list(self._prefix), key=lambda found: found.key, reverse=True):
-            match = _LISTING.fullmatch(found.key.removeprefix(self._prefix))
+            state = found.key.removeprefix(self._prefix)
+            match = _LISTING.fullmatch(state)
             data = store.read(found.key) if match else None
             if match and data and sha256(data) == match[2]:
                 listing = json.loads(data)
                 if listing["versions"] == self.versions and all(map(_FILE.fullmatch, listing["files"])):
-                    yield listing["files"]
+                    yield state, listing["files"]
 
     def _fetch(self, digest: str, path: Path) -> bool:
         return self.checkpoints.store.download(self._file(digest), path) and digest_file(path)[0] == digest

@@ -45,8 +45,8 @@ class Meter:
             for gpu in range(cuda.device_count()):
                 cuda.reset_peak_memory_stats(gpu)
 
-    def read(self, work: float) -> Usage:
-        """What was used, of which so many seconds were `work`."""
+    def read(self, work: float, nodes: int = 1) -> Usage:
+        """What was used, of which so many seconds were `work`, by workers on so many nodes; memory is this one's."""
         cuda = _cuda()
         gpus = range(cuda.device_count()) if cuda is not None else range(0)
         peak = sum(_peak_flops(cuda.get_device_name(gpu)) for gpu in gpus) if cuda is not None else 0.0
@@ -56,7 +56,7 @@ class Meter:
             peak_memory=_peak_memory(),
             peak_gpu_memory=max((cuda.max_memory_allocated(gpu) for gpu in gpus), default=0) if cuda else 0,
             flops=self.flops,
-            mfu=round(self.flops / (peak * work), 4) if peak and work and self.flops else None,
+            mfu=round(self.flops / (peak * nodes * work), 4) if peak and work and self.flops else None,
         )
 
 
