@@ -9,9 +9,14 @@ from typing import Annotated, Any
 import pytest
 import yaml
 from monitoring.rule_files import ALERTS, EVERY_RULE, MONITORING, NAMES, RECORDED, RULES, groups, plain_rules
+from monitoring.scenario.cast import NOTES
+from monitoring.scenario.story import moment
 from monitoring.served import unknown
 from prometheus_server import StartPrometheus
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from evolution.plan.dispatch import batches
+from evolution_operator.jobsets import jobset_name
 
 pytestmark = pytest.mark.prometheus
 
@@ -100,6 +105,15 @@ def test_every_alert_has_a_case_where_it_fires_and_one_where_it_is_silent(alert:
 def test_every_recorded_figure_has_a_value_computed_by_hand(name: str) -> None:
     tests = [test for cases in CASES.values() for case in cases for test in case.get("promql_expr_test", ())]
     assert any(re.match(rf"{name}\b", test["expr"]) and test["exp_samples"] for test in tests)
+
+
+def test_pods_of_jobsets_are_counted_by_the_names_that_the_operator_gives() -> None:
+    (counted,) = (rule["expr"] for rule in EVERY_RULE if rule.get("record") == "namespace:kube_evolution_gpus:sum")
+    (names,) = re.findall(r'owner_kind="JobSet", owner_name=~"([^"]+)"', counted)
+    graph = NOTES.graph(moment("25:30"))
+    (batch,) = batches(graph, [stage for stage in graph.stages if stage.id == "r1-train"], "Stage", ())
+    assert re.fullmatch(names, jobset_name("notes", batch))
+    assert not re.fullmatch(names, "bert")
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
