@@ -63,7 +63,15 @@ VERIFY_REASONS = ("damaged", "vanished")
 RECORDS = ("applied", "missing", "unreadable")
 NOT_SHOWN = ("cap", "ended", "unread")
 HANDLER_OUTCOMES = ("ok", "error")
-RESOURCES = ("clusterevolutionruntimes", "evolutionruns", "evolutionruntimes", "evolutionschedules", "jobs", "pods")
+RESOURCES = (
+    "clusterevolutionruntimes",
+    "evolutionruns",
+    "evolutionruntimes",
+    "evolutionschedules",
+    "jobs",
+    "jobsets",
+    "pods",
+)
 
 
 def label_values(family: Family, label: str) -> tuple[str, ...]:

@@ -10,10 +10,11 @@ from shown_run import START, edited, ended_attempt, shown_run
 from told_metrics import Clock, Told
 
 from evolution.ledger import Ledger
-from evolution.metrics.families import FAMILIES, label_values
+from evolution.metrics.families import FAMILIES, RESOURCES, label_values
 from evolution.plan.stage import Kind
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import RunKey
+from evolution_operator.resync import WATCHED
 from evolution_operator.settings import Settings
 
 HOUR = timedelta(hours=1)
@@ -62,6 +63,10 @@ def test_every_series_has_the_labels_that_the_table_says_with_values_that_it_all
         for label, value in labels.items():
             allowed = label_values(family, label)
             assert not allowed or value in allowed, (sample.name, label, value)
+
+
+def test_watches_are_told_of_by_the_kinds_that_are_watched() -> None:
+    assert sorted(RESOURCES) == sorted(kind.resource.plural for kind in WATCHED)
 
 
 def test_openmetrics_is_served_to_those_who_ask_for_it() -> None:

@@ -223,7 +223,7 @@ FLEET: dict[Panel, Answer] = {
     Panel("Failed steps"): Answer({"reconcile": 1 / 10, "resync": 0}),
     Panel("Runs that wait to be looked at"): one(2),
     Panel("Longest wait to be looked at"): one(4),
-    Panel("Age of watches"): Answer({"pods": 10 * MINUTE}, Rest(5, 0)),
+    Panel("Age of watches"): Answer({"pods": 10 * MINUTE}, Rest(6, 0)),
     Panel("Words of ended attempts"): Answer({"applied": 21, "missing": 1, "unreadable": 0}),
     # 60 and 3 in every five minutes
     Panel("Requests to the API server"): Answer({"200": 60 / 300, "409": 3 / 300}),
