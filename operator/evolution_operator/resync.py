@@ -130,6 +130,7 @@ class Resync:
                     if not watched.optional:
                         raise
                     self.absent |= {watched.resource}
+                    self._watch_news.gone(watched.resource.plural)
                     if isinstance(error, NotFound):
                         self._forget(watched)
                     continue

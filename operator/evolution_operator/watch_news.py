@@ -15,6 +15,10 @@ class WatchNews:
         """A watch told something of this kind, or a full list has found that it had missed nothing."""
         self._moments[plural] = self._now()
 
+    def gone(self, plural: str) -> None:
+        """There is no such kind any more: nothing will be told of it."""
+        self._moments.pop(plural, None)
+
     @property
     def moments(self) -> Mapping[str, float]:
         return self._moments

@@ -17,6 +17,7 @@ from evolution_operator.parse import job_record, run_record, runtime_record
 from evolution_operator.queue import KeyedQueue
 from evolution_operator.records import RunKey
 from evolution_operator.resync import DEAF_ROUNDS, Resync
+from evolution_operator.watch_news import WatchNews
 from evolution_operator.watches import watched_kinds
 
 LABELS = {"app.kubernetes.io/managed-by": "evolution-operator", "selfevolution.io/run": "ops"}
@@ -36,7 +37,8 @@ class Operator:
         self.cache = Cache()
         self.queue = KeyedQueue[RunKey]()
         self.intake = Intake(self.cache, self.queue)
-        self.resync = Resync(gateway, self.cache, self.intake, namespaces)
+        self.news = WatchNews()
+        self.resync = Resync(gateway, self.cache, self.intake, namespaces, watch_news=self.news)
 
     async def handled(self) -> set[RunKey]:
         """The runs that wait to be reconciled, which then wait no longer."""
@@ -145,8 +147,10 @@ def test_a_cluster_without_jobsets_is_listed_and_watched_without_them(cluster: F
         assert len(watched) == len(watched_kinds(())) - 1
 
         operator.cache.upsert(replace(made, kind="JobSet", name="ops-r2-train", uid="of-a-kind-that-was-removed"))
+        operator.news.told("jobsets")
         await operator.resync.once()
         assert [known.name for known in operator.cache.jobs(made.run)] == [made.name]
+        assert "jobsets" not in operator.news.moments, "nobody waits for news of it"
 
     with_operator(use)
 
