@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import COLLECTED_SECONDS, HANG, Cluster
+from cluster import COLLECTED_SECONDS, HANG, Cluster, failed
 from controlplane.client import Json, object_path
 from controlplane.plane import ControlPlane
 from kueue_queue import Queue
 from simulated_cluster import simulated_cluster
 
+from evolution.plan.worker import ExitCode
 from evolution.store.history import read_history
 from evolution_operator.jobs import run_id
 
@@ -53,7 +54,7 @@ def test_a_training_has_a_pod_on_every_node_and_a_run_of_such_trainings_complete
         name = gang["metadata"]["name"]
         assert (first["spec"]["hostname"], second["spec"]["hostname"]) == (f"{name}-node-0-0", f"{name}-node-0-1")
         assert environment(second)["EVOLUTION_LEADER"] == f"{name}-node-0-0.{name}:29500"
-        assert attempts(cluster, gang) == [("succeeded", 1), ("succeeded", 1)]
+        until_known(cluster, gang, "succeeded", "succeeded")
 
 
 def test_a_batch_that_the_nodes_cannot_share_is_refused_before_anything_is_computed(cluster: Cluster) -> None:
@@ -64,6 +65,26 @@ def test_a_batch_that_the_nodes_cannot_share_is_refused_before_anything_is_compu
     assert not cluster.pods()
     cluster.edit({"training": {"batchSize": 16}})
     cluster.until("Complete: *")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "result"),
+    [(ExitCode.BAD_SPEC, "TokenizerMissing", "permanent"), (137, "OutOfMemory", "retryable")],
+    ids=["for good", "once too often"],
+)
+def test_a_worker_that_fails_ends_its_gang_and_the_run_says_why(
+    cluster: Cluster, code: int, reason: str, result: str
+) -> None:
+    cluster.fates.next(cluster.namespace, "r1-train", HANG, failed(code, reason, "what it says"))
+    cluster.apply(spec=SHARED)
+    cluster.until(f"Failed: {reason}")
+    assert "what it says" in cluster.condition("Stalled")["message"]
+    (gang,) = jobsets(cluster)
+    cluster.wait(lambda: not running(cluster, gang), "the end of the other worker")
+    cluster.ask_again("2026-11-01T12:00:00Z")
+    cluster.until("Complete: *")
+    cluster.wait(lambda: len(results(cluster, gang)) == 4, "both workers and their successors in the ledger")
+    assert result in results(cluster, gang)
 
 
 def test_a_deleted_run_takes_its_gang_along(cluster: Cluster) -> None:
@@ -85,7 +106,7 @@ def test_a_suspended_run_ends_its_gang_and_goes_on_with_a_new_one(cluster: Clust
     cluster.wait(lambda: not pods(cluster, gang), "the end of its pods")
     cluster.edit({"suspend": False})
     cluster.until("Complete: *")
-    assert attempts(cluster, gang) == [("stopped", 1)] * 2 + [("succeeded", 1)] * 2
+    until_known(cluster, gang, "stopped", "stopped", "succeeded", "succeeded")
 
 
 def test_a_gang_waits_until_there_is_quota_for_all_of_it_and_says_so(queueing: Cluster, home: str) -> None:
@@ -99,7 +120,7 @@ def test_a_gang_waits_until_there_is_quota_for_all_of_it_and_says_so(queueing: C
     assert not pods(queueing, gang)
     queue.has(gpus=2)
     queueing.until("Complete: *", seconds=60)
-    assert attempts(queueing, gang) == [("succeeded", 1), ("succeeded", 1)]
+    until_known(queueing, gang, "succeeded", "succeeded")
 
 
 def jobsets(cluster: Cluster) -> list[Json]:
@@ -130,9 +151,14 @@ def environment(pod: Json) -> dict[str, str]:
     return {variable["name"]: variable.get("value", "") for variable in pod["spec"]["containers"][0]["env"]}
 
 
-def attempts(cluster: Cluster, gang: Json) -> list[tuple[str, int]]:
-    """Result and GPUs of every worker of the gang that the run's ledger knows."""
+def until_known(cluster: Cluster, gang: Json, *expected: str) -> None:
+    """What became of its workers; the last one may end after the run."""
+    cluster.wait(lambda: results(cluster, gang) == [*expected], f"the ledger with {expected}")
+
+
+def results(cluster: Cluster, gang: Json) -> list[str]:
+    """What became of every worker of the gang that held a GPU."""
     history = read_history(cluster.artifacts.store, run_id("demo", cluster.run()["metadata"]["uid"]))
     assert history is not None
     ended = [attempt for attempt in history.ledger.settled if attempt.job == gang["metadata"]["name"]]
-    return sorted((attempt.result, attempt.gpus) for attempt in ended)
+    return sorted(attempt.result for attempt in ended if attempt.gpus == 1)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 from cluster import Cluster
-from controlplane.client import Json
+from controlplane.client import Json, object_path
 from controlplane.fixtures import new_namespace
 from controlplane.peer_names import names_refused
 from controlplane.plane import ControlPlane
@@ -75,39 +75,56 @@ def undisturbed(cluster: Cluster, run: Json) -> History:
 def test_a_training_that_two_workers_share_completes(cluster: Cluster) -> None:
     workers = workers_of(cluster, "undisturbed", "Succeeded")
     assert len({worker["spec"]["nodeName"] for worker in workers}) == 2
-    until_known(cluster, "undisturbed", [("succeeded", 1)] * 2)
+    until_known(cluster, "undisturbed", ["succeeded", "succeeded"])
 
 
-@pytest.mark.parametrize("lost", [0, 1], ids=["leader", "follower"])
+@pytest.mark.parametrize(
+    ("name", "node", "killed", "results"),
+    [
+        ("leader-killed", 0, True, ["preempted", "retryable", "succeeded", "succeeded"]),
+        ("follower-killed", 1, True, ["preempted", "retryable", "succeeded", "succeeded"]),
+        ("follower-evicted", 1, False, ["preempted", "preempted", "succeeded", "succeeded"]),
+    ],
+    ids=["leader killed", "follower killed", "follower evicted"],
+)
 def test_a_training_that_loses_a_worker_goes_on_from_its_checkpoint_to_the_same_bytes(
-    cluster: Cluster, run: Json, undisturbed: History, lost: int
+    cluster: Cluster, run: Json, undisturbed: History, name: str, node: int, killed: bool, results: list[str]
 ) -> None:
     fingerprint = training(undisturbed).fingerprint
     cluster.artifacts.store.delete(keys.manifest(fingerprint))
-    name = f"loses-{lost}"
     apply(cluster, run, name)
 
     states = keys.checkpoints(run_of(cluster, name), fingerprint)
     cluster.wait(lambda: saved_steps(cluster, states) > EARLY, "a checkpoint", seconds=SECONDS)
-    kill_worker(cluster, name, lost)
+    (worker,) = (pod for pod in workers_of(cluster, name, "Running") if pod["spec"]["hostname"].endswith(f"-{node}"))
+    if killed:
+        kill(worker)
+    else:
+        evict(cluster, worker)
     cluster.until("Complete: *", name, seconds=SECONDS)
 
     found = history(cluster, name)
     assert training(found).usage.tokens_in < training(undisturbed).usage.tokens_in, "saved steps are not done again"
     assert digests(found) == digests(undisturbed)
-    until_known(cluster, name, [("preempted", 1), ("retryable", 1), ("succeeded", 1), ("succeeded", 1)])
+    until_known(cluster, name, results)
 
 
 def apply(cluster: Cluster, run: Json, name: str) -> None:
     cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump({**run, "metadata": {"name": name}}))
 
 
-def kill_worker(cluster: Cluster, run: str, node: int) -> None:
-    """The run's worker on that node, as a machine does that loses power."""
-    workers = {pod["spec"]["hostname"][-1]: pod for pod in workers_of(cluster, run, "Running")}
-    pod = workers[str(node)]["metadata"]["name"]
-    (process,) = (each for each in psutil.Process().children() if each.environ().get("EVOLUTION_WORKER") == pod)
+def kill(worker: Json) -> None:
+    """As a machine does that loses power."""
+    name = worker["metadata"]["name"]
+    (process,) = (each for each in psutil.Process().children() if each.environ().get("EVOLUTION_WORKER") == name)
     process.send_signal(signal.SIGKILL)
+
+
+def evict(cluster: Cluster, worker: Json) -> None:
+    """As one that is to be drained."""
+    name = worker["metadata"]["name"]
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}}
+    cluster.api.create(f"{object_path('pods', name, cluster.namespace)}/eviction", eviction)
 
 
 def workers_of(cluster: Cluster, run: str, phase: str) -> list[Json]:
@@ -141,11 +158,11 @@ def digests(of: History) -> dict[str, str]:
     return {name: artifact.digest for name, artifact in training(of).outputs.items()}
 
 
-def until_known(cluster: Cluster, name: str, expected: list[tuple[str, int]]) -> None:
-    """Result and GPUs of every worker that trained: the last one may end after its run."""
+def until_known(cluster: Cluster, name: str, expected: list[str]) -> None:
+    """What became of every worker that trained, each on a GPU; the last one may end after its run."""
 
     def known() -> bool:
-        ended = history(cluster, name).ledger.settled
-        return sorted((attempt.result, attempt.gpus) for attempt in ended if attempt.kind == "Train") == expected
+        ended = [each for each in history(cluster, name).ledger.settled if each.kind == "Train"]
+        return sorted(each.result for each in ended if each.gpus == 1) == expected
 
     cluster.wait(known, f"the ledger of {name} with {expected}")
