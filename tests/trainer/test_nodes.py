@@ -3,10 +3,12 @@
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -419,3 +421,23 @@ def test_another_node_ends_when_node_0_has_gone(two: Two, ended: Ended) -> None:
         [(_, reason, message)] = eventually(lambda: ended)
     assert reason == "PeerLost"
     assert "node 0 does not answer any more" in message
+
+
+class Deaf:
+    """A store that does not answer: the power of node 0 has failed."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def add(self, _key: str, _amount: int) -> int:
+        self.over.wait(60)
+        return 0
+
+
+def test_another_node_ends_when_node_0_does_not_answer(ended: Ended) -> None:
+    store: Any = Deaf()
+    with Pulse(store, "me", ()):
+        [(_, reason, message)] = eventually(lambda: ended)
+        store.over.set()
+    assert reason == "PeerLost"
+    assert "node 0 has not answered for" in message

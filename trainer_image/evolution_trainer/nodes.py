@@ -20,7 +20,7 @@ from evolution.plan.worker import ExitCode
 from evolution_trainer.failure import StageFailed
 from evolution_trainer.meeting import OUT_OF_MEMORY, SILENCE, NodeMeeting, connected
 from evolution_trainer.memory import out_of_memory
-from evolution_trainer.peers import peer_lost
+from evolution_trainer.peers import in_short, peer_lost
 from evolution_trainer.pod import Place
 from evolution_trainer.pulse import Pulse
 from evolution_trainer.stage import ReportProgress
@@ -111,7 +111,7 @@ class Nodes(ABC):
         with suppress(RuntimeError):  # node 0 may be the one that is lost
             if self.meeting.within(self._store).add(OUT_OF_MEMORY, 0):
                 return
-        raise _lost(f"of the {self.place.nodes} nodes that train together, another is lost ({_first_line(error)})")
+        raise _lost(f"of the {self.place.nodes} nodes that train together, another is lost ({in_short(error)})")
 
     def _look(self) -> None:
         """Raises StageDone where the manifest has appeared; now and then."""
@@ -130,7 +130,7 @@ class Leader(Nodes):
         try:
             self._held = dist.TCPStore("localhost", place.port, is_master=True, wait_for_workers=False, timeout=SILENCE)
         except dist.DistNetworkError as error:
-            message = f"node 0 cannot listen on port {place.port} for the other nodes: {_first_line(error)}"
+            message = f"node 0 cannot listen on port {place.port} for the other nodes: {in_short(error)}"
             raise StageFailed("PortTaken", message, 1) from error
 
     def agree(self, offer: Callable[[], Terms]) -> Terms:
@@ -230,7 +230,7 @@ class Follower(Nodes):
                 return store
             except (OSError, dist.DistNetworkError) as error:
                 # Its name is not known before its pod is, and it listens when it has read what it trains on.
-                cause = _first_line(error)
+                cause = in_short(error)
             self._look()
             if time.monotonic() > latest:
                 what = f"node 0, which leads the training, is not at {host}:{port} after {MISSING / 60:.0f} minutes"
@@ -253,7 +253,7 @@ class Follower(Nodes):
                     raise
                 if self._done():
                     raise StageDone from error
-                raise _lost(f"node 0 does not answer any more ({_first_line(error)})") from error
+                raise _lost(f"node 0 does not answer any more ({in_short(error)})") from error
             self._look()
             time.sleep(PAUSE)
 
@@ -261,7 +261,3 @@ class Follower(Nodes):
 def _lost(what: str) -> StageFailed:
     message = f"{what}; once all are there again, the training goes on from its newest checkpoint"
     return StageFailed("PeerLost", message, ExitCode.PREEMPTED)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

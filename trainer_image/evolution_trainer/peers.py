@@ -25,3 +25,9 @@ def peer_lost(error: BaseException) -> bool:
     if isinstance(error, dist.DistBackendError):
         return bool(_NCCL.search(text)) and not _NCCL_HERE.search(text)
     return isinstance(error, RuntimeError) and bool(_GLOO.search(text))
+
+
+def in_short(error: BaseException) -> str:
+    """What such an error says, without where in a library it comes from and what is added for all cases."""
+    first = str(error).strip().split("\n")[0]
+    return re.sub(r"^\[[^]]*]\s*", "", first).partition(". ")[0]

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from evolution.plan.worker import ExitCode
 from evolution_trainer import preemption
+from evolution_trainer.peers import in_short
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -28,8 +29,13 @@ class Pulse:
         self._name = name
         self._members = members
         self._heard = {member: (0, time.monotonic()) for member in members}
+        self._answered = time.monotonic()
+        self._lost = ""
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        # Two, since the store of a node whose power has failed may answer neither with a beat nor with an error.
+        self._threads = [
+            threading.Thread(target=run, name=f"pulse-{run.__name__}", daemon=True) for run in (self._beat, self._watch)
+        ]
 
     @staticmethod
     def key(node: int) -> str:
@@ -37,20 +43,35 @@ class Pulse:
         return f"node-{node}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(BEAT)
+        for thread in self._threads:
+            thread.join(BEAT)
 
-    def _run(self) -> None:
-        while True:
-            if (lost := self.beat()) and not self._over.wait(SORROW):
+    def _beat(self) -> None:
+        while not self._lost:
+            self._lost = self.beat()
+            self._answered = time.monotonic()
+            if self._over.wait(BEAT):
+                return
+
+    def _watch(self) -> None:
+        while not self._over.wait(BEAT):
+            # Asked twice: all of this process may have stood still, not the others.
+            if self.lost() and not self._over.wait(SORROW) and (lost := self.lost()):
                 message = f"{lost}; once all nodes are there again, the training goes on from its newest checkpoint"
                 preemption.end_process(ExitCode.PREEMPTED, "PeerLost", message)
-            if lost or self._over.wait(BEAT):
                 return
+
+    def lost(self) -> str:
+        """Who is, for people; empty if nobody."""
+        if not self._lost and time.monotonic() - self._answered > LOST:
+            return f"node 0 has not answered for {LOST:.0f} seconds"
+        return self._lost
 
     def beat(self) -> str:
         """Give a sign of life, and see to those of the others: who is lost, for people; empty if nobody."""
@@ -65,5 +86,5 @@ class Pulse:
                 elif now - self._heard[member][1] > LOST:
                     return f"node {node} has given no sign of life for {LOST:.0f} seconds"
         except RuntimeError as error:
-            return f"node 0 does not answer any more ({error})"
+            return f"node 0 does not answer any more ({in_short(error)})"
         return ""
