@@ -1,4 +1,4 @@
-"""A real training that two workers share: it completes, and to the same bytes when one of them is killed amid it."""
+"""A real training that two workers share: it completes, and to the same bytes when one of them is lost amid it."""
 
 import signal
 from collections.abc import Iterator
@@ -73,9 +73,9 @@ def undisturbed(cluster: Cluster, run: Json) -> History:
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_training_that_two_workers_share_completes(cluster: Cluster) -> None:
+    until_known(cluster, "undisturbed", ["succeeded", "succeeded"])
     workers = workers_of(cluster, "undisturbed", "Succeeded")
     assert len({worker["spec"]["nodeName"] for worker in workers}) == 2
-    until_known(cluster, "undisturbed", ["succeeded", "succeeded"])
 
 
 @pytest.mark.parametrize(
