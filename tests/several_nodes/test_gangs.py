@@ -123,6 +123,23 @@ def test_a_gang_waits_until_there_is_quota_for_all_of_it_and_says_so(queueing: C
     until_known(queueing, gang, "succeeded", "succeeded")
 
 
+def test_a_preempted_gang_gives_up_all_its_quota_and_goes_on_when_there_is_enough_for_all_of_it(
+    queueing: Cluster, home: str
+) -> None:
+    queue = Queue(queueing.plane, home, home)
+    queue.create(gpus=2)
+    queueing.fates.next(home, "r1-train", HANG, HANG)
+    queueing.apply(spec=SHARED)
+    queueing.wait(lambda: [p for g in jobsets(queueing) for p in running(queueing, g)][1:], "two running pods")
+    (gang,) = jobsets(queueing)
+    queue.urgent_job("urgent", gpus=1)
+    queueing.until("Queued: *")
+    queueing.wait(lambda: not pods(queueing, gang), "the end of both workers")
+    queueing.api.delete(object_path("jobs", "urgent", home, "batch/v1"), propagationPolicy="Background")
+    queueing.until("Complete: *", seconds=60)
+    until_known(queueing, gang, "preempted", "preempted", "succeeded", "succeeded")
+
+
 def jobsets(cluster: Cluster) -> list[Json]:
     listed = cluster.api.get(object_path("jobsets", namespace=cluster.namespace, group="jobset.x-k8s.io/v1alpha2"))
     found: list[Json] = listed["items"]
