@@ -32,10 +32,7 @@ class Pulse:
         self._answered = time.monotonic()
         self._lost = ""
         self._over = threading.Event()
-        # Two, since the store of a node whose power has failed may answer neither with a beat nor with an error.
-        self._threads = [
-            threading.Thread(target=run, name=f"pulse-{run.__name__}", daemon=True) for run in (self._beat, self._watch)
-        ]
+        self._threads: list[threading.Thread] = []
 
     @staticmethod
     def key(node: int) -> str:
@@ -43,8 +40,10 @@ class Pulse:
         return f"node-{node}"
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        # Two, since the store of a node whose power has failed may answer neither with a beat nor with an error.
+        for run in (self._beat, self._watch):
+            self._threads.append(threading.Thread(target=run, name=f"pulse-{run.__name__}", daemon=True))
+            self._threads[-1].start()
         return self
 
     def __exit__(self, *_: object) -> None:
