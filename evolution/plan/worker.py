@@ -50,7 +50,7 @@ class Progress(Record):
     stage: str
     fingerprint: str
     phase: str
-    """What is being counted: questions, answers, pairs, steps, items, documents."""
+    """What is being counted: questions, answers, pairs, steps, items, documents, nodes."""
     done: int
     total: int
     """0 while the total is unknown."""
