@@ -174,10 +174,10 @@ def test_a_signal_to_one_node_saves_the_step_and_ends_both(gang: Gang) -> None:
 
 def test_nodes_that_a_batch_cannot_be_divided_among_are_told_what_to_change(bench: Bench) -> None:
     stage = bench.stage({**TRAIN, "batchSize": 3}, pairs=bench.put(PAIRS))
-    with pytest.raises(StageFailed, match=r"make it a multiple of 2, or change stages\.train\.nodes") as failure:
+    with pytest.raises(StageFailed, match=r"make it a multiple of 2, such as 4") as failure:
         train.run(replace(stage, compute=Compute(nodes=2)))
     assert (failure.value.reason, failure.value.code) == ("NodesCannotShare", ExitCode.BAD_SPEC)
-    assert "training.batchSize 3" in str(failure.value)
+    assert "training.batchSize is 3" in str(failure.value)
 
 
 @pytest.mark.parametrize(("asked", "batch_size", "made"), [(1, 16, 1), (3, 16, 2), (8, 16, 8), (16, 16, 8), (4, 6, 3)])

@@ -17,6 +17,7 @@ import torch
 from pydantic import JsonValue
 from transformers import TrainerCallback
 
+from evolution.plan.nodes import unshared
 from evolution.plan.order import Compute
 from evolution.plan.worker import ExitCode
 from evolution_trainer.adapter import save_trained, trainable
@@ -49,15 +50,9 @@ def processes(compute: Compute, batch_size: int) -> int:
     Raises:
         StageFailed: NodesCannotShare (bad spec).
     """
-    nodes = compute.nodes
-    if batch_size % nodes:
-        raise StageFailed(
-            "NodesCannotShare",
-            f"training.batchSize {batch_size} cannot be divided into equal shares for {nodes} nodes: make it a "
-            f"multiple of {nodes}, or change stages.train.nodes of the runtime",
-            ExitCode.BAD_SPEC,
-        )
-    share = batch_size // nodes
+    if problem := unshared(batch_size, compute.nodes):
+        raise StageFailed("NodesCannotShare", problem, ExitCode.BAD_SPEC)
+    share = batch_size // compute.nodes
     return max(n for n in range(1, min(wanted(compute), share) + 1) if share % n == 0)
 
 
