@@ -23,7 +23,6 @@ from evolution_trainer.memory import out_of_memory
 from evolution_trainer.peers import in_short, peer_lost
 from evolution_trainer.pod import Place
 from evolution_trainer.pulse import Pulse
-from evolution_trainer.stage import ReportProgress
 from evolution_trainer.timing import Clock
 
 MISSING = SILENCE.total_seconds()
@@ -124,7 +123,9 @@ class Nodes(ABC):
 class Leader(Nodes):
     """Node 0."""
 
-    def __init__(self, place: Place, done: Callable[[], bool], clock: Clock, progress: ReportProgress) -> None:
+    def __init__(
+        self, place: Place, done: Callable[[], bool], clock: Clock, progress: Callable[[str, int, int], object]
+    ) -> None:
         super().__init__(place, done, clock)
         self._progress = progress
         try:
