@@ -56,6 +56,7 @@ def test_the_toy_documents_go_through_two_rounds(tmp_path: Path, preset: str) ->
     assert prepared["metrics"]["documents"] == 10
 
 
+@pytest.mark.ship
 @pytest.mark.parametrize("preset", ["Default", "Reference"])
 def test_two_hundred_documents_go_through_two_rounds(tmp_path: Path, preset: str) -> None:
     rows = json.loads((DATA / "AIOps_data.json").read_text(encoding="utf-8"))[:200]

@@ -34,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifes
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.ship)])
 def test_killed_at_twenty_random_moments_a_run_ends_as_if_undisturbed(
     undisturbed: tuple[Path, Manifests, float], tmp_path: Path, seed: int
 ) -> None:

@@ -112,6 +112,7 @@ def last_tally(said: Said) -> Tally:
 
 
 @pytest.mark.slow
+@pytest.mark.ship
 def test_two_nodes_of_which_each_is_lost_once_end_with_what_one_worker_of_two_processes_makes(
     gang: Gang, tmp_path: Path
 ) -> None:
