@@ -52,7 +52,7 @@ def test_it_scrapes_evaluates_and_answers(address: str, start_prometheus: StartP
     assert (double[0].labels["namespace"], double[0].labels["job"]) == ("team-a", "mine")
     assert [target["health"] for target in prometheus.targets()] == ["up"]
     assert eventually(lambda: [r for r in prometheus.rules() if r.get("state") == "firing"])[0]["name"] == "TooLarge"
-    series = prometheus.query_range("evolution_test", began, time.time(), 0.1)
+    series = eventually(lambda: prometheus.query_range("evolution_test", began, time.time(), 0.1))
     assert {value for _, value in series[0].points} == {21.0}
     assert prometheus.value("scalar(evolution_test)") == 21.0
     assert math.isnan(prometheus.value("absent(evolution_test)"))

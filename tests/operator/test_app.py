@@ -95,6 +95,7 @@ def test_the_liveness_endpoint_tells_how_far_behind_it_is(
     assert set(told["watches"]) == {"secondsSinceEvent", "secondsSinceList"}
 
 
+@pytest.mark.slow
 def test_log_lines_are_json_with_what_they_are_about(
     cluster: FakeApi,  # noqa: ARG001
     kubeconfig: Path,

@@ -47,6 +47,7 @@ def check(laboratory: Laboratory, sample: int | None = None, parallel: int = 4) 
     assert killed >= 0.9 * len(positions)
 
 
+@pytest.mark.slow
 def test_a_crash_at_some_writes_changes_nothing(on_the_fake: Laboratory) -> None:
     check(on_the_fake, sample=8)
 

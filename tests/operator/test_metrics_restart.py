@@ -120,6 +120,7 @@ def test_an_operator_that_is_killed_goes_on_where_it_was(installation: Installat
     assert {name for name, _ in end} <= SERVED
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_is_shown_with_the_same_figures_by_the_next_operator(installation: Installation) -> None:
     with installation.operator():
         installation.create("ops")

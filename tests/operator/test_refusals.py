@@ -6,6 +6,7 @@ The API server here knows schemas but no CEL rules, as one whose CRDs are older 
 from pathlib import Path
 from typing import Any
 
+import pytest
 from api_mistakes import WRONG_RUNS
 from api_objects import run
 from fakeapi.client import ApiError, Client
@@ -17,6 +18,7 @@ MISTAKES = [(changes, said) for changes, said in WRONG_RUNS if not said[0].start
 """Unknown fields are pruned, unless the client asks for strictness, as kubectl does."""
 
 
+@pytest.mark.slow
 def test_every_wrong_run_is_refused_or_says_what_is_wrong_and_none_disturbs_the_operator(tmp_path: Path) -> None:
     with FakeApi() as api:
         kubeconfig = tmp_path / "kubeconfig"

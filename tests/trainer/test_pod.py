@@ -233,6 +233,7 @@ def test_an_order_ends_where_the_gate_decides_against_what_follows(shop: Worksho
     ]
 
 
+@pytest.mark.slow
 def test_a_preempted_pod_leaves_within_seconds_and_says_why_and_how_much_of_its_work_is_saved(shop: Workshop) -> None:
     pairs = put(shop, [pair(i) for i in range(12)])
     long = {**TRAIN, "length": {"steps": 100_000}}
@@ -303,6 +304,7 @@ class Empty(BaseHTTPRequestHandler):
         """Silence."""
 
 
+@pytest.mark.slow
 def test_a_short_outage_of_the_store_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

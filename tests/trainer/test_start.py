@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from small_run import QUICKSTART
 
 GENERATE = f"""
@@ -29,6 +30,7 @@ def test_a_worker_without_an_order_imports_no_large_library() -> None:
     assert not modules & {"torch", "transformers", "peft", "accelerate"}
 
 
+@pytest.mark.slow
 def test_generating_with_the_base_model_needs_neither_peft_nor_a_trainer() -> None:
     modules = imported(GENERATE)
     assert "transformers" in modules

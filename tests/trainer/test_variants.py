@@ -99,6 +99,7 @@ def test_variants_learn_different_things(session: ModelSession, each: Mapping[st
     assert not any(torch.equal(a, b) for i, a in enumerate(answers) for b in answers[:i])
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_with_them(
     session: ModelSession, each: Mapping[str, Done], tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -179,6 +179,7 @@ def test_a_damaged_blob_is_reported_with_its_digest_and_not_used(done: tuple[Wor
     assert not (shop.folder / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_a_resident_worker_keeps_the_model_and_leaves_at_once_when_its_parent_dies(
     shop: Workshop, resident: "subprocess.Popen[bytes]"
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_resident_worker_ends_well_when_its_input_ends(shop: Workshop, residen
     assert resident.wait(30) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_worker_with_the_code_that_is_not_counted(
     shop: Workshop, resident: "subprocess.Popen[bytes]"
 ) -> None:
