@@ -112,7 +112,7 @@ async def _work(
     # Jobs and pods are known before the first run is looked at: nothing is created that exists.
     if not await _first_list(resync, stop):
         return 0
-    _spare_the_collector()
+    spare_the_collector()
     metrics.begins(queue)
     logger.info("working with %s in %s: %s", gateway.server, _scope(settings), _counts(cache))
 
@@ -181,7 +181,7 @@ def _set(event: asyncio.Event) -> Callable[..., Coroutine[Any, Any, None]]:
     return set_event
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What was listed stays: the collector need not look at it again and again while runs wait."""
     gc.collect()
     gc.freeze()

@@ -24,6 +24,7 @@ from evolution.attempt import RESULTS
 from evolution.metrics.exposition import RunCollector, RunMetrics
 from evolution.metrics.run_samples import RunFigures, run_samples
 from evolution.plan.stage import Kind
+from evolution_operator.app import spare_the_collector
 from evolution_operator.metrics import Metrics
 from evolution_operator.metrics_server import GZIP_LEVEL, metrics_served
 from evolution_operator.records import RunKey
@@ -71,6 +72,7 @@ async def measure(strategy: str) -> None:
     requests = Counter({("patch", "evolutionruns", 200): 12_345, ("list", "jobs", 200): 40, ("get", "pods", 0): 2})
     here = Told(Settings(store="file:///store", metrics_port=port, gpu_prices=(("h100", 2.5),)), requests=requests)
     tell_of_a_while(here.metrics)
+    spare_the_collector()  # as the operator does once it has listed everything
     async with (
         metrics_served(here.settings, here.metrics.page),
         aiohttp.ClientSession(auto_decompress=False) as session,
