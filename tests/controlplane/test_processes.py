@@ -23,5 +23,6 @@ def test_the_child_of_a_killed_process_is_killed() -> None:
     with parent:
         assert parent.stdout
         child = psutil.Process(int(parent.stdout.readline()))
+        eventually(lambda: child.name() == "sleep", "the command in place of what binds it to its parent")
         parent.kill()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the end of the child")
