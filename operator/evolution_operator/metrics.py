@@ -1,6 +1,5 @@
 """What the operator tells Prometheus: of runs as the store has them, of all runs together, and of itself."""
 
-import json
 import logging
 from collections import Counter as Counts
 from collections.abc import Callable, Iterator, Mapping
@@ -176,7 +175,8 @@ class Metrics:
         namespaces = sorted({namespace for namespace, _ in phases})
         yield _metric(f.RUNS, {(ns, phase): phases[ns, phase] for ns in namespaces for phase in f.PHASES})
         schedules = (record for record in self._cache.records(ScheduleRecord) if isinstance(record, ScheduleRecord))
-        states = Counts((record.key.namespace, _state(record)) for record in schedules)
+        known = f.SCHEDULE_STATES
+        states = Counts((s.key.namespace, s.state if s.state in known else "Waiting") for s in schedules)
         namespaces = sorted({namespace for namespace, _ in states})
         yield _metric(f.SCHEDULES, {(ns, state): states[ns, state] for ns in namespaces for state in f.SCHEDULE_STATES})
         if self._per_run:
@@ -205,12 +205,6 @@ def _metric(family: Family, values: Mapping[tuple[str, ...], float]) -> Metric:
     for labels, value in values.items():
         metric.add_sample(family.name, dict(zip(family.labels, labels, strict=True)), value)
     return metric
-
-
-def _state(schedule: ScheduleRecord) -> str:
-    """Without the reason; one that nobody has looked at yet waits."""
-    said = (json.loads(schedule.body).get("status") or {}).get("summary", "").partition(":")[0]
-    return said if said in f.SCHEDULE_STATES else "Waiting"
 
 
 def _without_gpus(runtime: EvolutionRuntimeSpec) -> frozenset[Kind]:

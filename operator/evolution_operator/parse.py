@@ -103,6 +103,7 @@ def schedule_record(body: Body) -> ScheduleRecord:
         generation=_generation(meta),
         deleting="deletionTimestamp" in meta,
         created_at=_text(meta.get("creationTimestamp")),
+        state=intern(_text(_mapping(body.get("status")).get("summary")).partition(":")[0] or "Waiting"),
         body=_json(kept),
     )
 

@@ -94,6 +94,8 @@ class ScheduleRecord:
     deleting: bool
     created_at: str
     """RFC 3339."""
+    state: str
+    """`status.summary` without the reason; Waiting before the operator has written one."""
     body: bytes
     """The object as JSON, without managedFields and resourceVersion."""
 
